@@ -1,0 +1,33 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; when the block ends well, it is renamed to `path`.
+
+    A reader sees the old file or the new one, never half of one. When the block raises, or the process dies, `path` is as
+    it was. The folder is made when it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending stays last, because writers such as matplotlib choose the format by it.
+    aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield aside
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, values: dict) -> None:
+    """Write `values` as indented JSON, whole."""
+    with whole(path) as aside:
+        aside.write_text(json.dumps(values, indent=2, default=str) + "\n", encoding="utf-8")
