@@ -1,0 +1,34 @@
+"""What every test shares: one thread, a cache of its own, and the real images where they lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory):
+    """No test reads or fills the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    """The folder of real images: $MEDNB_DATA, else ../shared/data beside the checkout."""
+    here = Path(__file__).parents[1]
+    root = Path(os.environ.get("MEDNB_DATA", here / "../shared/data")).resolve()
+    if not (root / "BUSI").is_dir():
+        pytest.skip(f"no real images: {root} holds no BUSI folder (set MEDNB_DATA)")
+    return root
