@@ -1,0 +1,115 @@
+"""Images: a table with one row per image, and their pixels."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from mednb.datasets.card import Card
+from mednb.datasets.splits import some_patients
+
+
+@dataclass(frozen=True, repr=False)
+class Images:
+    """Medical images with what is known of each; subsets are new `Images` over the same pixels on disk.
+
+    `table` has one row per image, in the order of `pixels`: `image_id, patient, label, split, modality, source` always,
+    and whatever else the source knows. `fingerprint` names the source files and the settings they were read with,
+    `split_hash` the split of every image of the whole dataset; both stay the same in every subset.
+    """
+
+    name: str
+    card: Card
+    size: int
+    table: pd.DataFrame
+    fingerprint: str
+    split_hash: str
+    stored_pixels: np.ndarray = field(repr=False)
+    stored_masks: np.ndarray | None = field(repr=False)
+    rows: np.ndarray | None = None  # rows of the store that this subset holds; None: all of them
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the labels, in the order of their codes; the same for every subset."""
+        return list(self.card.classes)
+
+    @cached_property
+    def pixels(self) -> np.ndarray:
+        """(N, H, W) uint8: a memory map of the whole store, or the rows of this subset, read at first access."""
+        return self.stored_pixels if self.rows is None else self.stored_pixels[self.rows]
+
+    @cached_property
+    def masks(self) -> np.ndarray | None:
+        """(N, H, W) bool, True on the lesion; None when the source has no masks."""
+        if self.stored_masks is None or self.rows is None:
+            return self.stored_masks
+        return self.stored_masks[self.rows]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64: the position of each image's label in `classes`."""
+        return pd.Categorical(self.table["label"], categories=self.classes).codes.astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, rows: np.ndarray) -> Images:
+        """The images at these row numbers of `table`, in this order."""
+        rows = np.arange(len(self))[rows]
+        return replace(
+            self,
+            table=self.table.iloc[rows].reset_index(drop=True),
+            rows=rows if self.rows is None else self.rows[rows],
+        )
+
+    def where(self, **wanted) -> Images:
+        """The images whose columns have the wanted values, as in `where(split="train", label=["benign", "normal"])`.
+
+        Raises ValueError when there is no such column, or when no image here has one of the values.
+        """
+        keep = np.ones(len(self), bool)
+        for column, values in wanted.items():
+            if column not in self.table:
+                near = difflib.get_close_matches(column, self.table.columns, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                raise ValueError(f"{self.name} has no column {column!r}.{hint} Columns: {', '.join(self.table)}.")
+            values = list(values) if isinstance(values, (list, tuple, set, np.ndarray, pd.Series)) else [values]
+            there = self.table[column].drop_duplicates()
+            for value in values:
+                if value not in set(there):
+                    some = ", ".join(map(str, sorted(there.dropna())[:20])) + (", ..." if len(there) > 20 else "")
+                    raise ValueError(f"no image here has {column}={value!r}; {column} is one of: {some}.")
+            keep &= self.table[column].isin(values).to_numpy()
+        return self.take(np.flatnonzero(keep))
+
+    def few(self, fraction: float, seed: int) -> Images:
+        """A label fraction: this share of the patients of each class, whole, at least one of each.
+
+        Nested: for one seed, the patients of a smaller fraction are among those of a larger one. A patient with several
+        labels counts as their most frequent one. Raises ValueError unless 0 < fraction <= 1.
+        """
+        return self.take(some_patients(self.table, fraction, seed))
+
+    def counts(self) -> pd.DataFrame:
+        """Images and patients of each class in each split: columns label, split, images, patients."""
+        there = self.table.groupby(["label", "split"], observed=True, sort=False)
+        counts = there["patient"].agg(images="size", patients="nunique").reset_index()
+        order = counts["label"].map(self.classes.index), counts["split"].map(["train", "val", "test"].index)
+        return counts.iloc[np.lexsort(order[::-1])].reset_index(drop=True)
+
+    def __repr__(self) -> str:
+        counts = self.table["label"].value_counts()
+        labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in self.classes)
+        return (
+            f"Images({self.name}, {len(self):,} images of {self.size} x {self.size} "
+            f"from {self.table['patient'].nunique():,} patients: {labels})"
+        )
+
+    def _repr_html_(self) -> str:
+        wide = self.counts().pivot(index="label", columns="split", values=["images", "patients"]).fillna(0).astype(int)
+        wide = wide.reindex([label for label in self.classes if label in wide.index])
+        return f"<p>{repr(self)[7:-1]}</p>{wide.to_html()}"
