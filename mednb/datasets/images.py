@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mednb.datasets.card import Card
-from mednb.datasets.splits import some_patients
+from mednb.datasets import splits
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,7 +92,7 @@ class Images:
         Nested: for one seed, the patients of a smaller fraction are among those of a larger one. A patient with several
         labels counts as their most frequent one. Raises ValueError unless 0 < fraction <= 1.
         """
-        return self.take(some_patients(self.table, fraction, seed))
+        return self.take(splits.few(self.table, fraction, seed))
 
     def counts(self) -> pd.DataFrame:
         """Images and patients of each class in each split: columns label, split, images, patients."""
@@ -110,6 +110,8 @@ class Images:
         )
 
     def _repr_html_(self) -> str:
-        wide = self.counts().pivot(index="label", columns="split", values=["images", "patients"]).fillna(0).astype(int)
-        wide = wide.reindex([label for label in self.classes if label in wide.index])
-        return f"<p>{repr(self)[7:-1]}</p>{wide.to_html()}"
+        counts = self.counts()
+        values = [counts[column].to_numpy() for column in ("images", "patients")]
+        text = pd.Series([f"{images:,} of {patients:,}" for images, patients in zip(*values, strict=True)])
+        wide = counts.assign(text=text).pivot_table("text", "label", "split", "first", fill_value="none", sort=False)
+        return f"<p>{repr(self)[7:-1]}</p><p>images of patients:</p>{wide.to_html()}"

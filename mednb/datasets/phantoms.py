@@ -29,7 +29,7 @@ CARD = Card(
 )
 
 
-def stored(root: Path | None, size: int, limit: int | None) -> store.Store:
+def stored(size: int, limit: int | None) -> store.Store:
     n = COUNT if limit is None else limit
 
     def build(folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import warnings
 
 import numpy as np
@@ -56,21 +55,31 @@ def split_hash(table: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
 
 
-def some_patients(table: pd.DataFrame, fraction: float, seed: int, by: tuple[str, ...] = ("label",)) -> np.ndarray:
-    """Row numbers of the images of this fraction of the patients, in every stratum of the columns `by`.
-
-    Each patient has a random rank within the stratum that depends on the seed and on who is there, not on the fraction,
-    so smaller fractions are nested in larger ones. At least one patient of each stratum is kept.
-    """
+def few(table: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+    """Row numbers of the images of this fraction of the patients of each label, at least one patient of each."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction!r}; it is a share of the patients, above 0 and at most 1.")
-    # Every patient belongs to one stratum: the most frequent one of their images, the first one on a tie.
-    strata = table.groupby(["patient", *by], sort=False).size().rename("images").reset_index()
-    strata = strata.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient")
-    kept = []
-    for number, (_, stratum) in enumerate(strata.groupby(list(by))):
-        patients = np.sort(stratum["patient"].to_numpy(dtype=str))
-        ranked = patients[np.random.default_rng([seed, number]).permutation(len(patients))]
-        # The small number keeps 0.1 of 70 at 7: in binary, 0.1 * 70 is a little above.
-        kept.extend(ranked[: max(1, math.ceil(fraction * len(ranked) - 1e-9))])
-    return np.flatnonzero(table["patient"].isin(kept).to_numpy())
+    order = shares(table, seed, ["label"])
+    return np.flatnonzero(table["patient"].isin(order["patient"][order["share"] < fraction]).to_numpy())
+
+
+def at_most(table: pd.DataFrame, limit: int, seed: int = 0) -> np.ndarray:
+    """Row numbers of the images of as many patients as have `limit` images, in the proportions of label and split."""
+    order = shares(table, seed, ["label", "split"]).sort_values("share", kind="stable")
+    images = order["patient"].map(table["patient"].value_counts())
+    return np.flatnonzero(table["patient"].isin(order["patient"][images.cumsum() <= limit]).to_numpy())
+
+
+def shares(table: pd.DataFrame, seed: int, by: list[str]) -> pd.DataFrame:
+    """One row per patient with the share of their stratum that comes before them in an order drawn from the seed.
+
+    The patients with a share below 0.1 are a tenth of every stratum, and they are among those below 0.25: label fractions
+    are nested. A patient belongs to the stratum (values of the columns `by`) of most of their images, the first on a tie.
+    """
+    images = table.groupby(["patient", *by], sort=False).size().rename("images").reset_index()
+    patients = images.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient")
+    patients = patients.sort_values("patient", ignore_index=True)
+    for number, rows in enumerate(patients.groupby(by).indices.values()):
+        ranks = np.random.default_rng([seed, number]).permutation(len(rows))
+        patients.loc[rows, "share"] = ranks / len(rows)
+    return patients

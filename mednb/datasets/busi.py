@@ -1,0 +1,81 @@
+"""BUSI: breast ultrasound images with outlined lesions, in the layout of the official download."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from mednb.datasets import store
+from mednb.datasets.card import Card
+
+CARD = Card(
+    name="busi",
+    title="Breast Ultrasound Images Dataset (Dataset_BUSI_with_GT)",
+    folder="BUSI",
+    modality="ultrasound",
+    organ="breast",
+    task="normal, benign or malignant; outline of the lesion",
+    classes=("normal", "benign", "malignant"),
+    counts={"normal": 133, "benign": 437, "malignant": 210},
+    patients="600 women by the paper, but the download has no patient ids: groups of near-duplicate images, found by "
+    "perceptual hash (mednb.datasets.duplicates), stand in for them and never straddle a split. A patient whose images "
+    "do not look alike can still be on both sides.",
+    masks="one per lesion, several are united; empty for normal",
+    licence="CC BY 4.0 by inference: the download has no licence file; the article it belongs to is CC BY 4.0, and "
+    "others redistribute it as that",
+    citation="W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, Dataset of breast ultrasound images, Data in Brief 28 "
+    "(2020) 104863, doi:10.1016/j.dib.2019.104863",
+    how_to_get="download Dataset_BUSI.zip from the authors' page (linked from the article) and unpack it so that there "
+    "is <root>/BUSI/Dataset_BUSI_with_GT/benign/benign (1).png",
+    defects=(
+        "About two in five images have a near-duplicate: another frame, another crop or the same frame with callipers.",
+        "Eight groups of near-duplicates contradict their labels: benign 131+42 / malignant 51, "
+        "benign 164+85 / malignant 52, benign 269 / normal 1, benign 333 / malignant 77+78, benign 399 / malignant 93, "
+        "benign 406 / malignant 94, benign 433+435 / malignant 145, benign 437 / normal 34.",
+        "Callipers and words are burnt into many images, and a network can read them as 'lesion'.",
+        "Some images show the axilla, not the breast. See Pawlowska et al., Data in Brief 2023, PMC10293973.",
+    ),
+)
+
+LAYOUTS = ("BUSI/Dataset_BUSI_with_GT", "Dataset_BUSI_with_GT")
+NAME = re.compile(r"(?P<label>\w+) \((?P<number>\d+)\)(?P<mask>_mask(_\d+)?)?\.png")
+
+
+def index(folder: Path) -> pd.DataFrame:
+    """What lies in Dataset_BUSI_with_GT, one row per image, by name only: columns image_id, label, masks.
+
+    Raises FileNotFoundError for a class without images and ValueError for a file whose name does not fit.
+    """
+    rows = {}
+    for label in CARD.classes:
+        files = sorted(path.name for path in (folder / label).glob("[!.]*.png"))
+        if not files:
+            raise FileNotFoundError(f"{folder / label} holds no images; there should be '{label} (1).png' and so on.")
+        named = [(NAME.fullmatch(file), file) for file in files]
+        for match, file in named:
+            if not match or match["label"] != label:
+                raise ValueError(
+                    f"{folder / label / file}: the name should be '{label} (1).png' or '{label} (1)_mask.png'."
+                )
+        for match, file in sorted(named, key=lambda pair: (int(pair[0]["number"]), pair[0]["mask"] or "")):
+            image_id = f"{folder.name}/{label}/{label} ({match['number']}).png"
+            if not match["mask"]:
+                rows[image_id] = {"image_id": image_id, "label": label, "masks": []}
+            elif image_id in rows:
+                rows[image_id]["masks"].append(f"{folder.name}/{label}/{file}")
+            else:
+                raise FileNotFoundError(f"{folder / label / file} is a mask without its image '{Path(image_id).name}'.")
+    for row in rows.values():
+        if row["label"] != "normal" and not row["masks"]:
+            raise FileNotFoundError(
+                f"{folder.parent / row['image_id']} has no mask '{Path(row['image_id']).stem}_mask.png'."
+            )
+    return pd.DataFrame(list(rows.values()))
+
+
+def stored(root: Path, size: int) -> store.Store:
+    """The images under this data root, decoded once; see `mednb.datasets.store.from_files`."""
+    folder = store.located(root, LAYOUTS, CARD)
+    return store.from_files(CARD, folder.parent, index(folder), size)
