@@ -80,7 +80,7 @@ def finetune(
 ) -> dict[str, np.ndarray]:
     """Train the whole encoder with a linear layer on its embedding; the best of ten rounds is chosen on val.
 
-    `pixels` and `y` hold images (N, H, W) uint8 and labels (N,) of train, val and test. `encoder` itself is not changed.
+    `pixels` and `y` hold images (N, H, W) uint8 and labels (N,) of train, val and test. `encoder` stays as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -13,7 +13,7 @@ from mednb import views
 
 @torch.inference_mode()
 def extract(encoder: nn.Module, pixels: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Embeddings `h` (N, D) float32 of uint8 images (N, H, W), by an encoder in eval mode: no batch decides for another."""
+    """Embeddings `h` (N, D) float32 of uint8 images (N, H, W). The encoder is set to eval mode: images do not mix."""
     encoder = encoder.eval()
     device = next(encoder.parameters()).device
     blocks = [

@@ -1,4 +1,4 @@
-"""Encoders: what is pretrained, kept, and used afterwards. An encoder maps images (N, C, H, W) to embeddings `h` (N, D)."""
+"""Encoders: what is pretrained, kept and used afterwards. One maps images (N, C, H, W) to embeddings `h` (N, D)."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def load(path: str | Path) -> nn.Module:
 def weights(path: str | Path, channels: int | None = None) -> dict[str, torch.Tensor]:
     """The tensors in `path` under torchvision's names.
 
-    With `channels=3` the first layer of a grey encoder is spread over three channels so that it gives the same response
-    to a grey image repeated three times: `torchvision.models.resnet18().load_state_dict(weights(path, 3), strict=False)`.
+    With `channels=3` the first layer of a grey encoder is spread over three channels so that a grey image repeated
+    three times gives the same response: `torchvision.models.resnet18().load_state_dict(weights(path, 3), strict=False)`.
     """
     with safe_open(str(path), framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no dict)

@@ -13,8 +13,8 @@ from pathlib import Path
 def whole(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; when the block ends well, it is renamed to `path`.
 
-    A reader sees the old file or the new one, never half of one. When the block raises, or the process dies, `path` is as
-    it was. The folder is made when it is missing.
+    A reader sees the old file or the new one, never half of one. When the block raises, or the process dies, `path` is
+    as it was. The folder is made when it is missing.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,7 +22,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield aside
-        os.replace(aside, path)
+        aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 

@@ -26,9 +26,8 @@ from mednb.methods.base import Method
 from mednb.pairs import strategy
 from mednb.views import POLICIES, key
 
-METRICS = [
-    "epoch", "step", "loss", "lr", "views_per_second", "data_wait", "spread", "effective_rank", "alignment", "uniformity",
-]  # fmt: skip
+METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
+METRICS += ["spread", "effective_rank", "alignment", "uniformity"]
 
 
 def fit(
@@ -45,9 +44,9 @@ def fit(
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
 
-    Each epoch shows every image once, as two views, in batches of `batch_size`; images that do not fill a last batch wait
-    for another epoch. Writes `encoder.safetensors` and `metrics.csv` into `out`; from time to time a checkpoint, from which
-    an interrupted call goes on when it is made again with the same values.
+    Each epoch shows every image once, as two views, in batches of `batch_size`; images that do not fill a last batch
+    wait for another epoch. Writes `encoder.safetensors` and `metrics.csv` into `out`; from time to time a checkpoint,
+    from which an interrupted call goes on when it is made again with the same values.
 
     Raises ValueError for an unknown name, or a batch larger than the set.
     """
@@ -189,8 +188,8 @@ class Watch(pl.Callback):
         loss = float(torch.stack(self.losses).mean())  # waits for the device
         if not np.isfinite(loss):
             raise FloatingPointError(
-                f"the loss of {self.values['method']} is {loss} in epoch {trainer.current_epoch}; try a smaller learning "
-                "rate, a larger batch, or 32-bit precision"
+                f"the loss of {self.values['method']} is {loss} in epoch {trainer.current_epoch}; try a smaller "
+                "learning rate or a larger batch"
             )
         seconds = time.perf_counter() - self.began
         a, b = (torch.cat(views) for views in zip(*learner.seen, strict=True))

@@ -29,9 +29,9 @@ def fit(
 ) -> nn.Module:
     """Train `network` for `steps` batches and return it as it was after the round with the best `score`.
 
-    `pixels` (N, H, W) uint8; `targets` are labels (N,) or masks (N, H, W) bool, which follow their images through crop and
-    flip. The number of steps does not depend on N, so few labels get as much training as many. `score` judges the network
-    on val after each of `rounds` rounds, higher is better; it must not see test.
+    `pixels` (N, H, W) uint8; `targets` are labels (N,) or masks (N, H, W) bool, which follow their images through crop
+    and flip. The number of steps does not depend on N, so few labels get as much training as many. `score` judges the
+    network on val after each of `rounds` rounds, higher is better; it must not see test.
     """
     learner = Supervised(network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds)
     train(learner, rounds, [])

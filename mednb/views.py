@@ -1,7 +1,7 @@
 """Views: how a batch of images is disturbed, at once, on the device where it lies.
 
-Every random number is a function of (seed, epoch, image, view), so that a view does not depend on the batch it is in, on
-the order of the batches, or on whether a run was interrupted.
+Every random number is a function of (seed, epoch, image, view), so that a view does not depend on the batch it is in,
+on the order of the batches, or on whether a run was interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# What an encoder sees is centred and scaled by these constants, not by a dataset's own: nothing to carry, nothing to leak.
+# What an encoder sees is centred and scaled by constants, not by a dataset's own: nothing to carry, nothing to leak.
 MEAN, STD = 0.5, 0.25
 
 
@@ -58,7 +58,7 @@ class Policy:
     """How much the views of one image may differ. A range is drawn from uniformly; 0 switches a disturbance off."""
 
     area: tuple[float, float] = (0.2, 1.0)
-    """Share of the image that a crop keeps. It never exceeds the image, so a lesion's detail is enlarged, never lost."""
+    """Share of the image that a crop keeps. Never more than all, so a lesion's detail is enlarged, not lost."""
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of the crop."""
     flip: float = 0.5
@@ -74,7 +74,7 @@ class Policy:
     speckle: float = 0.3
     """Strength of multiplicative Rayleigh noise: another frame of the same tissue has other speckle."""
     blur: float = 0.02
-    """Largest standard deviation of a Gaussian blur, as a share of the width: frequency and focus. Half of the views."""
+    """Largest standard deviation of a Gaussian blur, in widths of the image: frequency and focus. Half of the views."""
 
     def __call__(self, pixels: Tensor, keys: Tensor, size: int | None = None) -> Tensor:
         """One view of each image: (N, H, W) or (N, C, H, W) uint8 and (N,) keys -> (N, C, size, size) float."""
@@ -119,7 +119,7 @@ class Policy:
 
 
 def resample(images: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
-    """Crop, flip and rotation in one resampling; beyond the border the image is mirrored, so no black edge gives it away."""
+    """Crop, flip and rotation in one resampling. Beyond its border the image is mirrored: no black edge tells."""
     return F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
 
 
@@ -151,5 +151,5 @@ def _range(u: Tensor, width: float) -> Tensor:
 # Pretraining's policies, one for a modality.
 POLICIES = {"ultrasound": Policy()}
 
-# For learning with labels and masks: a view must still show what its label says, so crops are large and nothing is blurred.
+# For learning with labels and masks: a view must still show what its label says, so crops are large, nothing blurred.
 LABELLED = Policy(area=(0.6, 1.0), gain=0.2, gamma=0.2, depth_gain=0.2, speckle=0.0, blur=0.0)

@@ -21,8 +21,8 @@ class InFloat32(nn.Module):
 class Method(nn.Module):
     """A way to pretrain `encoder` without labels.
 
-    A method adds its heads in `__init__` and says in `loss` what it wants of two views of the same thing. What is kept in
-    the end is `self.encoder` alone.
+    A method adds its heads in `__init__` and says in `loss` what it wants of two views of the same thing. What is kept
+    in the end is `self.encoder` alone.
     """
 
     lr = 1e-3  # AdamW's learning rate at batch 256; it grows with the square root of the batch
@@ -38,4 +38,4 @@ class Method(nn.Module):
         raise TypeError(f"{type(self).__name__} has no loss")
 
     def after_step(self, step: int, steps: int) -> None:
-        """Called after each step of the optimiser, number `step` of `steps`; a method with a momentum network moves it here."""
+        """Called after each step of the optimiser, number `step` of `steps`: where a momentum network moves."""
