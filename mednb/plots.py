@@ -1,0 +1,511 @@
+"""Figures: one function for each kind, tidy rows or images in, a Figure out.
+
+An initialisation has the same colour, marker and line in every figure; all of them can be told apart by colour-blind
+readers and in grey. Nothing here goes through pyplot, so no figure lingers and none needs a screen.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, cycle
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from mednb import files
+from mednb.results import MAIN_METRIC, SETTING, in_order, percent
+
+# Colours of Okabe and Ito (2008), told apart by all kinds of colour vision; random initialisation is grey.
+STYLES = {
+    "none": ("#6f6f6f", "o", (0, (1.2, 1.2))),
+    "simclr": ("#0072b2", "s", "-"),
+    "byol": ("#d55e00", "^", (0, (5, 1.5))),
+    "moco": ("#009e73", "D", (0, (4, 1.2, 1, 1.2))),
+    "simsiam": ("#cc79a7", "v", (0, (7, 2))),
+    "swav": ("#56b4e9", "P", (0, (3, 1))),
+    "spark": ("#e69f00", "X", (0, (6, 1, 1, 1, 1, 1))),
+    "supervised": ("#000000", "*", "-"),
+    "imagenet": ("#7b3294", "h", (0, (2, 1))),
+}
+OTHERS = [
+    *[("#332288", "<", "-"), ("#88ccee", ">", (0, (5, 1.5))), ("#117733", "p", (0, (1.2, 1.2)))],
+    *[("#999933", "d", (0, (4, 1.2, 1, 1.2))), ("#882255", "H", (0, (7, 2))), ("#44aa99", "8", (0, (3, 1)))],
+]
+# Classes have other colours than initialisations (Paul Tol's high-contrast set, then his muted one), and markers too.
+CLASSES = ["#004488", "#bb5566", "#ddaa33", "#44aa99", "#882255", "#999933", "#332288", "#117733", "#aa4499", "#88ccee"]
+MARKERS = ["o", "^", "s", "D", "v", "P", "X", "<", ">", "*"]
+TRUTH, PREDICTED = "#ffffff", "#ff9f1c"
+RIGHT, WRONG = "#0072b2", "#d55e00"
+
+
+class NothingToDraw(ValueError):
+    """The rows or images that a figure needs are not there; the sentence says which."""
+
+
+class Figure(matplotlib.figure.Figure):
+    """A Figure that shows itself in a notebook without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=110)
+        return picture.getvalue()
+
+
+def save(figure: matplotlib.figure.Figure, path: str | Path, dpi: int = 150) -> None:
+    """Write a figure to `path`, whole; the ending chooses the format."""
+    with files.whole(path) as aside:
+        figure.savefig(aside, dpi=dpi)
+
+
+def styles(initialisations: Iterable[str]) -> dict[str, tuple]:
+    """name -> (colour, marker, line style), in the order of legends; a method has the same in every figure."""
+    free = cycle(OTHERS)
+    return {name: STYLES.get(name) or next(free) for name in in_order(initialisations)}
+
+
+# -------------------- images
+
+
+def montage(
+    pixels: np.ndarray,
+    titles: Sequence[str] | None = None,
+    masks: np.ndarray | None = None,
+    columns: int = 6,
+) -> Figure:
+    """Images (N, H, W) side by side, `columns` in a row, each under its title and with the outline of its mask."""
+    pixels = _pictures(pixels, "montage")
+    titles = None if titles is None else list(titles)
+    columns = min(columns, len(pixels))
+    rows = -(-len(pixels) // columns)
+    figure = Figure(figsize=(1.6 * columns, (1.85 if titles is not None else 1.6) * rows), layout="compressed")
+    grid = figure.add_gridspec(rows, columns)
+    for i, image in enumerate(pixels):
+        ax = _picture(figure.add_subplot(grid[i // columns, i % columns]), image, pixels)
+        if titles is not None:
+            ax.set_title(str(titles[i]), fontsize=8)
+        if masks is not None:
+            _outline(ax, masks[i], PREDICTED, "-")
+    return figure
+
+
+def views(first: np.ndarray, second: np.ndarray, images: np.ndarray | None = None) -> Figure:
+    """Two views of each image (N, H, W), one above the other; the undisturbed images on top where they are given."""
+    rows = {} if images is None else {"image": images}
+    return _strips(rows | {"view 1": first, "view 2": second})
+
+
+def pairs(images: np.ndarray, partners: np.ndarray, titles: Sequence[str] | None = None) -> Figure:
+    """Images (N, H, W) above the partners that a strategy gave them; a title says what the two share."""
+    return _strips({"image": images, "partner": partners}, titles)
+
+
+def _strips(rows: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
+    rows = {name: _pictures(pixels, name) for name, pixels in rows.items()}
+    counts = {name: len(pixels) for name, pixels in rows.items()}
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ValueError(f"rows of pictures need as many in each: there are {each}")
+    columns = next(iter(counts.values()))
+    figure = Figure(figsize=(1.5 * columns + 0.3, 1.5 * len(rows) + 0.3), layout="compressed")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, pixels) in zip(axes, rows.items(), strict=True):
+        for ax, image in zip(line, pixels, strict=True):
+            _picture(ax, image, pixels)
+        line[0].set_ylabel(name)
+    for ax, title in zip(axes[0], titles if titles is not None else [], strict=False):
+        ax.set_title(str(title), fontsize=8)
+    return figure
+
+
+def neighbours(
+    queries: np.ndarray,
+    found: Mapping[str, np.ndarray],
+    query_labels: Sequence[str],
+    found_labels: Mapping[str, np.ndarray],
+) -> Figure:
+    """Each query (Q, H, W) and, for every initialisation, its nearest neighbours (Q, k, H, W) in that embedding.
+
+    The labels are (Q,) and (Q, k); the frame of a neighbour says whether it has the query's label.
+    """
+    queries, query_labels = _pictures(queries, "neighbours"), np.asarray(query_labels)
+    names = in_order(found)
+    if not names:
+        raise NothingToDraw("neighbours: there is no initialisation to look for neighbours with")
+    k = len(found[names[0]][0])
+    widths = list(chain([1], *([0.18, *[1] * k] for _ in names)))
+    figure = Figure(figsize=(0.78 * sum(widths) + 0.2, 0.86 * len(queries) + 0.75))
+    grid = figure.add_gridspec(
+        len(queries), len(widths), width_ratios=widths, wspace=0.08, hspace=0.12,
+        left=0.075, right=0.995, bottom=0.01, top=1 - 0.62 / figure.get_figheight(),
+    )  # fmt: skip
+    for row, image in enumerate(queries):
+        ax = _picture(figure.add_subplot(grid[row, 0]), image, queries)
+        ax.set_ylabel(query_labels[row], fontsize=8)
+        if row == 0:
+            ax.set_title("query", fontsize=9, loc="left")
+        for block, name in enumerate(names):
+            for i in range(k):
+                ax = figure.add_subplot(grid[row, 2 + block * (k + 1) + i])
+                _picture(ax, _grey(found[name][row][i]), queries)
+                right = np.asarray(found_labels[name])[row, i] == query_labels[row]
+                for spine in ax.spines.values():
+                    spine.set(
+                        visible=True, color=RIGHT if right else WRONG, linewidth=2.2, linestyle="-" if right else ":"
+                    )
+                if row == 0 and i == 0:
+                    ax.set_title(name, fontsize=9, loc="left")
+    frames = [
+        Line2D([], [], color=RIGHT, linewidth=2.2, label="neighbour has the query's label"),
+        Line2D([], [], color=WRONG, linewidth=2.2, linestyle=":", label="neighbour has another label"),
+    ]
+    figure.legend(handles=frames, loc="upper left", bbox_to_anchor=(0.06, 1), ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def segmentation(examples: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Images with the true outline and the predicted one, once for each initialisation; above each its Dice.
+
+    examples: initialisation -> what is in its examples.npz: image (M, H, W), mask and prediction (M, H, W) bool, for the
+    same M images.
+    """
+    names = in_order(examples)
+    if not names or not len(examples[names[0]]["image"]):
+        raise NothingToDraw("segmentation: there are no examples to draw")
+    ids = [list(examples[name]["image_id"]) for name in names]
+    if any(each != ids[0] for each in ids):
+        raise ValueError(f"segmentation: {', '.join(names)} have examples of different images")
+    images = _pictures(examples[names[0]]["image"], "segmentation")
+    masks = np.asarray(examples[names[0]]["mask"], bool)
+    # One initialisation alone lies in a row; several stand side by side, an image in each row.
+    down = len(names) > 1
+    panels = [(name, i) for i in range(len(images)) for name in names]
+    lines, across = (len(images), len(names)) if down else (1, len(images))
+    figure = Figure(figsize=(max(1.8 * across, 3.6), 1.95 * lines + 0.5), layout="compressed")
+    axes = figure.subplots(lines, across, squeeze=False)
+    for ax, (name, i) in zip(axes.flat, panels, strict=True):
+        predicted = np.asarray(examples[name]["prediction"][i], bool)
+        _picture(ax, images[i], images)
+        _outline(ax, masks[i], TRUTH, "-")
+        _outline(ax, predicted, PREDICTED, (0, (2.5, 1)))
+        size = masks[i].sum() + predicted.sum()
+        dice = 2 * (masks[i] & predicted).sum() / size if size else 1.0
+        ax.set_title(f"{name}\ndice {dice:.2f}" if down and i == 0 else f"dice {dice:.2f}", fontsize=8)
+    lines = [
+        Line2D([], [], color="#bbbbbb", linewidth=1.6, label="truth (white)"),
+        Line2D([], [], color=PREDICTED, linewidth=1.6, linestyle=(0, (2.5, 1)), label="prediction"),
+    ]
+    figure.legend(handles=lines, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def _pictures(pixels, where: str) -> np.ndarray:
+    pixels = np.asarray(pixels)
+    if pixels.ndim < 3 or not len(pixels):
+        raise NothingToDraw(f"{where}: no images to draw; wanted (N, H, W), got {pixels.shape}")
+    return _grey(pixels)
+
+
+def _grey(pixels) -> np.ndarray:
+    """Channels first, as networks have them, to what imshow takes: one channel to none, three to last."""
+    pixels = np.asarray(pixels)
+    if pixels.ndim >= 3 and pixels.shape[-3] == 1:
+        return pixels[..., 0, :, :]
+    if pixels.ndim >= 3 and pixels.shape[-3] == 3 and pixels.shape[-1] != 3:
+        return np.moveaxis(pixels, -3, -1)
+    return pixels
+
+
+def _picture(ax: Axes, image: np.ndarray, among: np.ndarray) -> Axes:
+    """Draw one image on the grey scale of those it is shown among, so that they can be compared."""
+    low, high = (0, 255) if among.dtype == np.uint8 else (among.min(), among.max())
+    ax.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _outline(ax: Axes, mask: np.ndarray, colour: str, line) -> None:
+    mask = np.asarray(mask, bool)
+    if mask.any():  # a frame of False around it closes outlines at the edge, and gives a full mask an outline
+        edge = np.arange(-1, max(mask.shape) + 1)
+        ax.contour(
+            edge[: mask.shape[1] + 2], edge[: mask.shape[0] + 2], np.pad(mask, 1), [0.5],
+            colors=[colour], linestyles=[line], linewidths=1.4,
+        )  # fmt: skip
+        ax.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+
+
+# -------------------- rows
+
+
+def class_counts(table: pd.DataFrame) -> Figure:
+    """Images and patients of each class in each split, from a table with a row per image: label, split, patient."""
+    _rows(table, "class_counts", "label", "split", "patient")
+    counts = table.groupby(["label", "split"])["patient"].agg(images="size", patients="nunique")
+    labels = list(dict.fromkeys(table["label"]))
+    splits = [split for split in ("train", "val", "test") if split in set(table["split"])]
+    shades = {"train": "#444444", "val": "#8c8c8c", "test": "#cccccc"}
+    figure = Figure(figsize=(8, 0.8 + 0.28 * len(labels) * (len(splits) + 0.6)), layout="constrained")
+    for ax, what in zip(figure.subplots(1, 2, sharey=True), ("images", "patients"), strict=True):
+        for j, split in enumerate(splits):
+            height = [int(counts[what].get((label, split), 0)) for label in labels]
+            at = np.arange(len(labels)) + (j - (len(splits) - 1) / 2) * 0.27
+            bars = ax.barh(at, height, height=0.25, color=shades[split], label=split)
+            ax.bar_label(bars, fontsize=8, padding=2)
+        ax.set(xlabel=what, yticks=range(len(labels)), yticklabels=labels)
+        ax.margins(x=0.15)
+        _quiet(ax, grid=False)
+    ax.invert_yaxis()
+    _legend(figure, [Patch(color=shades[split], label=split) for split in splits])
+    return figure
+
+
+def training_curves(metrics: pd.DataFrame) -> Figure:
+    """Pretraining epoch by epoch: the loss of each, then spread, effective_rank, alignment and uniformity of all.
+
+    metrics: rows of metrics.csv with initialisation and seed. Losses of different methods mean different things: each
+    has its own axis. A thin line is one seed, a thick one the mean of the seeds.
+    """
+    _rows(metrics, "training_curves", "initialisation", "seed", "epoch", "loss", why="random initialisation has none")
+    one_run = [name for name in ("dataset", "seed", "fold") if name in metrics]
+    looks = styles(metrics["initialisation"])
+    panels = [(f"loss of {name}", "loss", metrics[metrics["initialisation"] == name]) for name in looks]
+    healthy = [name for name in ("spread", "effective_rank", "alignment", "uniformity") if name in metrics]
+    panels += [(name, name, metrics) for name in healthy]
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.3 * columns, 2.3 * lines + 0.5), layout="constrained")
+    grid = figure.add_gridspec(lines, columns)
+    for i, (title, name, rows) in enumerate(panels):
+        ax = figure.add_subplot(grid[i // columns, i % columns])
+        for start, group in rows.groupby("initialisation"):
+            colour, _, line = looks[start]
+            runs = list(group.groupby(one_run))
+            several = len(runs) > 1
+            for _, run in runs:
+                ax.plot(
+                    run["epoch"], run[name], color=colour, linewidth=0.7 if several else 1.8, alpha=0.6, linestyle=line
+                )
+            if several:
+                mean = group.groupby("epoch")[name].mean()
+                ax.plot(mean.index, mean, color=colour, linewidth=1.8, linestyle=line)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        _quiet(ax)
+    _legend(figure, _handles(looks, markers=False))
+    return figure
+
+
+def maps(points: pd.DataFrame, colour: str = "label") -> Figure:
+    """The maps of several initialisations side by side, each image a point, coloured by a column.
+
+    points: rows of map.parquet with x, y, initialisation and the column; the axes have no unit: only who is near
+    whom can be read. One panel for each initialisation, and for each dataset. A categorical column keeps its order.
+    """
+    _rows(points, "maps", "x", "y", "initialisation", colour)
+    kinds = points[colour].astype("category").cat.remove_unused_categories()
+    points, groups = points.assign(**{colour: kinds.astype("str")}), kinds.cat.categories.astype("str")
+    looks = dict(zip(groups, zip(cycle(CLASSES), cycle(MARKERS)), strict=False))
+    starts = in_order(points["initialisation"])
+    datasets = sorted(set(points["dataset"])) if "dataset" in points else [None]
+    panels = [
+        (dataset, start, one)
+        for dataset in datasets
+        for start in starts
+        if len(one := _where(points, dataset=dataset, initialisation=start))
+    ]
+    columns = min(len(starts), 4)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(3.1 * columns, 4), 3.2 * lines + 0.4), layout="constrained")
+    grid = figure.add_gridspec(lines, columns)
+    for i, (dataset, start, one) in enumerate(panels):
+        ax = figure.add_subplot(grid[i // columns, i % columns])
+        size = np.clip(2500 / len(one), 5, 22)
+        shuffled = one.sample(frac=1, random_state=0)
+        for few in (
+            shuffled.iloc[part::5] for part in range(5)
+        ):  # in turns, so that no class lies on top of all others
+            for group, (shade, marker) in looks.items():
+                there = few[few[colour] == group]
+                ax.scatter(
+                    there["x"],
+                    there["y"],
+                    s=size,
+                    c=shade,
+                    marker=marker,
+                    alpha=0.8,
+                    linewidths=0.25,
+                    edgecolors="white",
+                )
+        ax.set_title(start if len(datasets) == 1 else f"{dataset}: {start}", fontsize=10)
+        ax.set(xticks=[], yticks=[])
+        ax.margins(0.06)
+        ax.spines[:].set_color("#bbbbbb")
+    handles = [
+        Line2D([], [], color=shade, marker=marker, linestyle="", markersize=6, label=group)
+        for group, (shade, marker) in looks.items()
+    ]
+    _legend(figure, handles)
+    return figure
+
+
+def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
+    """Score against label fraction: one panel for each task (and setting), one line for each initialisation.
+
+    scores: what `results.intervals` gives. A band reaches from the lowest seed to the highest, an upright line is the
+    interval over seeds and patients. `metrics`: which metric stands for each task.
+    """
+    scores = _main(scores, "label_efficiency", metrics)
+    looks = styles(scores["initialisation"])
+    panels = list(scores.groupby([*SETTING, "task"], sort=False))
+    columns = min(len(panels), 2)
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.9 * columns, 3.0 * lines + 0.5), layout="constrained")
+    grid = figure.add_gridspec(lines, columns)
+    for i, (key, panel) in enumerate(panels):
+        ax = figure.add_subplot(grid[i // columns, i % columns])
+        fractions = sorted(set(panel["label_fraction"]))
+        for nth, (start, (colour, marker, line)) in enumerate(looks.items()):
+            rows = panel[panel["initialisation"] == start].sort_values("label_fraction")
+            x = rows["label_fraction"] * 1.025 ** (nth - (len(looks) - 1) / 2)  # beside, not upon each other
+            ax.fill_between(x, rows["seeds_low"], rows["seeds_high"], color=colour, alpha=0.18, linewidth=0)
+            ax.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
+            ax.plot(x, rows["mean"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8)
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(fractions))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(fractions, [percent(fraction) for fraction in fractions])
+        ax.set_xlim(min(fractions) / 1.25, max(fractions) * 1.25)
+        ax.set(xlabel="label_fraction", ylabel=metrics[key[-1]])
+        ax.set_title(_title(scores, key), fontsize=10)
+        _quiet(ax)
+    _legend(figure, _handles(looks))
+    return figure
+
+
+def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
+    """What pretraining adds, with its interval: one line for each task and label fraction, zero is no difference.
+
+    differences: what `results.differences` gives. An interval that does not touch the line of zero has a full marker.
+    """
+    rows = _main(differences, "effects", metrics)
+    looks = styles(rows["initialisation"])
+    questions = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
+    step = 0.24
+    height = max(1, step * (len(looks) + 1.2))
+    figure = Figure(figsize=(7, 0.34 * height * len(questions) + 1.3), layout="constrained")
+    ax = figure.subplots()
+    ticks, before = [], None
+    for i, (key, group) in enumerate(questions):
+        if before is not None and key[:-1] != before:
+            ax.axhline((i - 0.5) * height, color="#bbbbbb", linewidth=0.8)
+        before = key[:-1]
+        ticks.append(f"{_title(rows, key[:-1])} {metrics[key[-2]]}, {percent(key[-1])}")
+        for nth, (start, (colour, marker, _)) in enumerate(looks.items()):
+            y = i * height + (nth - (len(looks) - 1) / 2) * step
+            for r in group[group["initialisation"] == start].itertuples():
+                apart = r.low > 0 or r.high < 0
+                ax.hlines(y, r.low, r.high, color=colour, linewidth=1.6)
+                ax.plot(
+                    r.difference, y, marker, color=colour, markersize=6.5, markerfacecolor=colour if apart else "white"
+                )
+    ax.axvline(0, color="#222222", linewidth=1)
+    ax.set_yticks(np.arange(len(questions)) * height, ticks)
+    ax.set_ylim((len(questions) - 0.5) * height, -0.5 * height)
+    to = ", ".join(sorted(set(rows["to"])))
+    ax.set_xlabel(f"difference to {to}   (left: worse, right: better)")
+    _quiet(ax)
+    ax.grid(axis="y", visible=False)
+    _legend(figure, _handles(looks, lines=False))
+    return figure
+
+
+def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
+    """Dice against the size of the lesion: a faint point for each case, a line through the means of equal groups.
+
+    cases: rows of cases.parquet with initialisation; area is the lesion's share of the image. One panel for each label
+    fraction.
+    """
+    _rows(cases, "lesion_sizes", "area", "dice", "label_fraction", "initialisation")
+    looks = styles(cases["initialisation"])
+    fractions = sorted(set(cases["label_fraction"]))
+    figure = Figure(figsize=(max(3.1 * len(fractions), 4), 3.4), layout="constrained")
+    edges = np.unique(np.quantile(cases["area"], np.linspace(0, 1, bins + 1)))
+    for ax, fraction in zip(figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0], fractions, strict=True):
+        for start, (colour, marker, line) in looks.items():
+            rows = _where(cases, label_fraction=fraction, initialisation=start)
+            ax.scatter(rows["area"], rows["dice"], s=7, color=colour, alpha=0.18, linewidths=0)
+            group = np.clip(np.searchsorted(edges, rows["area"], side="right") - 1, 0, max(len(edges) - 2, 0))
+            means = rows.groupby(group)[["area", "dice"]].mean()
+            ax.plot(
+                means["area"], means["dice"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8
+            )
+        ax.set_xscale("log")
+        low, high = cases["area"].min(), cases["area"].max()
+        ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low / 1.2 <= t <= high * 1.2]
+        ax.xaxis.set_major_locator(FixedLocator(ticks))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(ticks, [percent(t) for t in ticks])
+        ax.set(xlabel="area of the lesion, share of the image", ylim=(-0.03, 1.03))
+        ax.set_title(f"label_fraction {percent(fraction)}", fontsize=10)
+        _quiet(ax)
+    figure.axes[0].set_ylabel("dice")
+    _legend(figure, _handles(looks))
+    return figure
+
+
+def _rows(rows: pd.DataFrame, where: str, *columns: str, why: str = "") -> None:
+    if rows is None or not len(rows):
+        raise NothingToDraw(f"{where}: there are no rows to draw" + (f" ({why})" if why else ""))
+    missing = [name for name in columns if name not in rows]
+    if missing:
+        raise ValueError(f"{where}: the rows have no {', '.join(missing)}; they have {', '.join(rows.columns)}")
+
+
+def _main(rows: pd.DataFrame, where: str, metrics: Mapping[str, str]) -> pd.DataFrame:
+    """The rows whose metric stands for their task."""
+    _rows(rows, where, "task", "metric", "label_fraction", "initialisation")
+    chosen = rows[rows["metric"] == rows["task"].map(metrics)]
+    _rows(chosen, where, why=f"no task with its metric among {', '.join(f'{t} {m}' for t, m in metrics.items())}")
+    return chosen
+
+
+def _where(rows: pd.DataFrame, **wanted) -> pd.DataFrame:
+    for column, value in wanted.items():
+        rows = rows if value is None else rows[rows[column] == value]
+    return rows
+
+
+def _title(rows: pd.DataFrame, key: tuple) -> str:
+    """The task, with the settings that vary among the rows before it."""
+    varied = [str(value) for name, value in zip(SETTING, key, strict=False) if len(set(rows[name])) > 1]
+    return ": ".join([*varied, key[-1]])
+
+
+def _quiet(ax: Axes, grid: bool = True) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#999999")
+    ax.tick_params(color="#999999", labelsize=9)
+    if grid:
+        ax.grid(color="#e6e6e6", linewidth=0.7)
+        ax.set_axisbelow(True)
+
+
+def _handles(looks: dict[str, tuple], markers: bool = True, lines: bool = True) -> list[Line2D]:
+    return [
+        Line2D([], [], color=colour, marker=marker if markers else "", linestyle=line if lines else "", label=name)
+        for name, (colour, marker, line) in looks.items()
+    ]
+
+
+def _legend(figure: Figure, handles: list) -> None:
+    columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.6)))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=3)

@@ -1,0 +1,594 @@
+"""Rows of measured numbers, and what they allow to say: intervals over seeds and patients, differences of encoders.
+
+One row of `results.csv` is one measured number. An interval needs more than the number: it is drawn from the
+predictions and cases that the runs leave beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mednb import files
+
+if TYPE_CHECKING:
+    from mednb.datasets import Images
+
+# What a row says about its run, and then what was measured. The order is the order in results.csv.
+RUN = {
+    "study": "str",
+    "run": "str",
+    "dataset": "str",
+    "method": "str",
+    "pairs": "str",
+    "views": "str",
+    "encoder": "str",
+    "size": "int64",
+    "batch_size": "int64",
+    "epochs": "int64",
+    "images_seen": "int64",
+    "seed": "int64",
+    "fold": "int64",
+}
+MEASURED = {
+    "task": "str",
+    "metric": "str",
+    "label_fraction": "float64",
+    "split": "str",
+    "value": "float64",
+    "n_patients": "int64",
+    "n_images": "int64",
+}
+COLUMNS = RUN | MEASURED
+
+# What a run of a later stage takes over from the pretraining run.
+ENCODER = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
+
+# The number that speaks for a task where there is room for one only.
+MAIN_METRIC = {"knn": "auroc", "linear": "auroc", "finetune": "auroc", "segment": "dice"}
+
+# Numbers are compared within one setting; `initialisation` is what is compared.
+SETTING = ["dataset", "encoder", "size"]
+QUESTION = [*SETTING, "initialisation", "task", "metric", "label_fraction"]
+INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
+
+VERSIONED = (
+    *("mednb", "torch", "torchvision", "lightly", "pytorch-lightning", "segmentation-models-pytorch"),
+    *("umap-learn", "scikit-learn", "scipy", "numpy", "pandas"),
+)
+
+
+# -------------------- one run: run.json, rows
+
+
+def write_run(out: str | Path, **values) -> dict:
+    """Write `out/run.json`: the values of a run, with the versions it ran under, and return all of it.
+
+    `values` must hold `stage`, `study` and `run`. Added unless given: `versions` (of the libraries, without importing
+    them), `code` (16 hex digits over the package's sources), `device`.
+    """
+    missing = [name for name in ("stage", "study", "run") if name not in values]
+    if missing:
+        raise ValueError(f"{Path(out) / 'run.json'} would lack {', '.join(missing)}: a run says stage, study and run")
+    found = {name: _version(name) for name in VERSIONED}
+    versions = {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
+    values = {"versions": versions, "code": _code(), "device": _device()} | values
+    values = json.loads(json.dumps(values, default=_plain))
+    files.write_json(Path(out) / "run.json", values)
+    return values
+
+
+def read_run(folder: str | Path) -> dict:
+    """The values in `folder/run.json`."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {folder} is not the folder of a finished run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from error
+
+
+def about(images: Images, seed: int) -> dict:
+    """What run.json says of a run's images: dataset, size, fold, seed, classes, and `data` with the rest."""
+    split = images.table.groupby("split")["patient"].agg(images="size", patients="nunique")
+    data = {"fingerprint": images.fingerprint, "split_hash": images.split_hash, "licence": images.card.licence}
+    data |= {f"n_{name}": int(row.images) for name, row in split.iterrows()}
+    data |= {f"n_{name}_patients": int(row.patients) for name, row in split.iterrows()}
+    said = {"dataset": images.name, "size": images.size, "fold": int(images.table["fold"].iloc[0])}
+    return said | {"seed": seed, "classes": images.classes, "data": data}
+
+
+def origin(pretrained: str | Path, images: Images) -> dict:
+    """What a later run says of its encoder: the values of the pretraining run in the folder `pretrained`.
+
+    Raises ValueError when that run split the same images otherwise: its encoder may have seen the patients of `images`
+    that are now for testing.
+    """
+    said = read_run(pretrained)
+    if said["dataset"] == images.name and said["data"]["split_hash"] != images.split_hash:
+        raise ValueError(
+            f"{Path(pretrained) / 'run.json'} used another split of {images.name} (fold {said['fold']}), so its "
+            "encoder may have seen patients that are now for testing; pretrain and test with the same fold and limit"
+        )
+    names = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
+    return {name: said[name] for name in names} | {"pretrained": str(pretrained)}
+
+
+def about(images, seed: int) -> dict:
+    """What a run says of the `Images` it used: dataset, size, fold, classes, and under `data` what they can be told by."""
+    counts = images.table["split"].value_counts()
+    data = {"fingerprint": images.fingerprint, "split_hash": images.split_hash}
+    data |= {f"n_{split}": int(counts.get(split, 0)) for split in ("train", "val", "test")}
+    said = {"dataset": images.name, "size": images.size, "fold": int(images.table["fold"].iloc[0]), "seed": seed}
+    return said | {"classes": images.classes, "data": data}
+
+
+def origin(pretrained: str | Path, images) -> dict:
+    """What a later run says of its encoder: how it was pretrained, from the run.json in the folder `pretrained`.
+
+    Raises ValueError when it was pretrained on the same dataset, split in another way: it has seen the test patients.
+    """
+    run = read_run(pretrained)
+    missing = [name for name in ENCODER if name not in run]
+    if missing:
+        raise ValueError(f"{Path(pretrained) / 'run.json'} lacks {', '.join(missing)}: it is not a run of 03_pretrain")
+    if run.get("dataset") == images.name and run.get("data", {}).get("split_hash") != images.split_hash:
+        raise ValueError(
+            f"{pretrained} was pretrained on {images.name} with another split (fold {run.get('fold')}, split_hash "
+            f"{run.get('data', {}).get('split_hash')}): it has seen patients of this test set. Use the fold and limit it used"
+        )
+    return {name: run[name] for name in ENCODER} | {"pretrained_on": run.get("dataset")}
+
+
+def row(
+    run: Mapping,
+    task: str,
+    metric: str,
+    value: float,
+    label_fraction: float,
+    split: str,
+    n_patients: int,
+    n_images: int,
+) -> dict:
+    """One measured number of `run` (the values of its run.json) as a row of results.csv.
+
+    `label_fraction` is NaN (or None) where no labels were used; the counts are of what it was measured on.
+    """
+    missing = [name for name in RUN if name not in run]
+    if missing:
+        raise ValueError(f"the run {run.get('run', '?')} does not say its {', '.join(missing)}, and a row has to")
+    measured = (task, metric, label_fraction, split, value, n_patients, n_images)
+    return {name: run[name] for name in RUN} | dict(zip(MEASURED, measured, strict=True))
+
+
+def write_rows(out: str | Path, rows: Iterable[Mapping] | pd.DataFrame) -> pd.DataFrame:
+    """Write `out/results.csv` whole, its columns in the order of `COLUMNS`, floats so that they read back the same."""
+    path = Path(out) / "results.csv"
+    frame = _typed(rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows)), path)
+    with files.whole(path) as aside:
+        frame.to_csv(aside, index=False, lineterminator="\n")
+    return frame
+
+
+def read_rows(path: str | Path) -> pd.DataFrame:
+    """The rows of one results.csv."""
+    floats = [name for name, kind in COLUMNS.items() if kind == "float64"]
+    frame = pd.read_csv(
+        path, dtype="str", keep_default_na=False, na_values={name: [""] for name in floats}, encoding="utf-8"
+    )
+    return _typed(frame, path)
+
+
+def _typed(frame: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    if frame.empty and not len(frame.columns):
+        frame = pd.DataFrame(columns=list(COLUMNS))
+    missing, unknown = set(COLUMNS) - set(frame.columns), set(frame.columns) - set(COLUMNS)
+    if missing or unknown:
+        said = [f"lacks {', '.join(sorted(missing))}"] if missing else []
+        said += [f"has unknown {', '.join(sorted(unknown))}"] if unknown else []
+        raise ValueError(f"{path}: a row {' and '.join(said)}; the columns are {', '.join(COLUMNS)}")
+    whole_numbers = [name for name, kind in COLUMNS.items() if kind == "int64"]
+    if frame[whole_numbers].isna().any(axis=None):
+        empty = [name for name in whole_numbers if frame[name].isna().any()]
+        raise ValueError(f"{path}: a row has no {', '.join(empty)}")
+    try:
+        return frame[list(COLUMNS)].astype(COLUMNS).reset_index(drop=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: a row holds a value of the wrong kind ({error})") from error
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _code() -> str:
+    package = Path(__file__).parent
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        digest.update(source.relative_to(package).as_posix().encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _device() -> str:
+    torch = sys.modules.get("torch")  # not imported for this: a run that needed no torch ran on the processor
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else "cpu"
+
+
+def _plain(value):
+    """NumPy's numbers and arrays as Python's, paths as text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"run.json cannot hold {value!r}")
+
+
+# -------------------- a study: many runs
+
+
+def finished(study: str | Path) -> pd.DataFrame:
+    """The runs of a study that left a run.json, one row each; the report's own is not among them.
+
+    Columns: stage, those of `RUN`, folder, said (all of run.json), initialisation (what its encoder started from: the
+    method, and whatever else the study varies within it). Raises FileNotFoundError when there is none.
+    """
+    folders = sorted(path.parent for path in Path(study).glob("*/run.json"))
+    values = {folder: read_run(folder) for folder in folders}
+    rows = [
+        {name: said.get(name) for name in ("stage", *RUN)} | {"folder": folder, "said": said}
+        for folder, said in values.items()
+        if said.get("stage") != "report"
+    ]
+    if not rows:
+        raise FileNotFoundError(f"{study} holds no finished run: no folder in it has a run.json")
+    runs = pd.DataFrame(rows)
+    return runs.assign(initialisation=_initialisations(runs))
+
+
+def _initialisations(runs: pd.DataFrame) -> list[str]:
+    names = runs["method"].astype("str")
+    alike = runs.groupby(["stage", "method", *SETTING], dropna=False)
+    for column in ("pairs", "views", "batch_size", "epochs"):
+        several = set(runs.loc[alike[column].transform("nunique") > 1, "method"]) - {"none"}
+        value = runs[column].astype("str")
+        said = value if column in ("pairs", "views") else f"{column} " + value
+        names = names.where(~runs["method"].isin(several), names + " " + said)
+    return names.tolist()
+
+
+def in_order(initialisations: Iterable[str]) -> list[str]:
+    """Each name once, random initialisation (`none`) first: the order of every table and legend."""
+    return sorted(set(initialisations), key=lambda name: (name != "none", name))
+
+
+def collect(study: str | Path) -> pd.DataFrame:
+    """All rows of a study's runs, in an order that depends on nothing but the rows."""
+    paths = [folder / "results.csv" for folder in finished(study)["folder"]]
+    found = [frame for frame in map(read_rows, filter(Path.is_file, paths)) if len(frame)]
+    rows = pd.concat(found, ignore_index=True) if found else _typed(pd.DataFrame(), study)
+    return rows.sort_values([*[name for name in COLUMNS if name != "value"], "value"], ignore_index=True)
+
+
+def gather(study: str | Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:
+    """The file `name` (csv or parquet) of every run of a study as one frame, with the run's values beside each row.
+
+    `columns`: only these of a parquet file. Added: the columns of `RUN` and `initialisation`; the file's own `seed`
+    stays. Empty where no run left such a file.
+    """
+    frames = []
+    for run in finished(study).itertuples():
+        path = run.folder / name
+        if path.is_file():
+            frame = pd.read_parquet(path, columns=columns) if path.suffix == ".parquet" else pd.read_csv(path)
+            said = {name: run.said.get(name) for name in RUN if name != "seed" or "seed" not in frame}
+            frame = frame.assign(**said, initialisation=run.initialisation)
+            frames.append(frame)
+    frames = [frame for frame in frames if len(frame)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def remarks(study: str | Path) -> list[str]:
+    """What to know before believing a table: one sentence for each thing that is mixed, missing or unequal."""
+    runs = finished(study)
+    said = []
+
+    def mixed(what: str, of: pd.Series) -> None:
+        values = sorted({str(value) for value in of.dropna()})
+        if len(values) > 1:
+            said.append(f"The runs do not share {what}: {', '.join(values)}.")
+
+    mixed("one version of mednb's code", runs["said"].map(lambda run: run.get("code")))
+    for library in ("mednb", "torch", "lightly"):
+        mixed(f"one version of {library}", runs["said"].map(lambda run, of=library: run.get("versions", {}).get(of)))
+    mixed("one kind of device", runs["said"].map(lambda run: run.get("device")))
+    data = runs.assign(
+        fingerprint=runs["said"].map(lambda run: run.get("data", {}).get("fingerprint")),
+        split_hash=runs["said"].map(lambda run: run.get("data", {}).get("split_hash")),
+    )
+    for (dataset, size), group in data.groupby(["dataset", "size"]):
+        mixed(f"one set of images of {dataset} at size {size} (fingerprints)", group["fingerprint"])
+    for (dataset, fold), group in data.groupby(["dataset", "fold"]):
+        mixed(f"one split of {dataset}, fold {fold}", group["split_hash"])
+
+    pretrained = runs[(runs["stage"] == "pretrain") & (runs["method"] != "none")]
+    budgets = pretrained.groupby("initialisation")["images_seen"].unique()
+    if len({tuple(sorted(seen)) for seen in budgets}) > 1:
+        each = "; ".join(f"{name} {', '.join(f'{seen:,}' for seen in sorted(seen))}" for name, seen in budgets.items())
+        said.append(f"The budgets are unequal: {each} images seen.")
+    if len(set(runs["seed"].dropna())) == 1:
+        said.append("There is one seed: the intervals hold the chance of the patients only; another seed may differ.")
+    if "none" not in set(runs["method"]):
+        said.append("Random initialisation (method none) is not in the study: nothing says what pretraining added.")
+    for path in sorted(path.parent for path in Path(study).glob("*/parameters.json")):
+        if not (path / "run.json").is_file() and not (path / "report.html").is_file() and path.name != "report":
+            said.append(f"The run {path.name} did not finish and is left out.")
+    return said
+
+
+# -------------------- intervals: seeds and patients
+
+
+def auroc(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, one class against the rest, averaged over the classes: once for each row of weights.
+
+    labels (N,) int, probabilities (N, K), weights (R, N) -> (R,). Ties count half. A class that has no weight, or all
+    of it, has no curve and is left out of the average; NaN where that leaves none.
+    """
+    areas = []
+    for k in range(probabilities.shape[1]):
+        order = np.argsort(probabilities[:, k], kind="stable")
+        groups = np.flatnonzero(np.diff(probabilities[order, k], prepend=-np.inf) > 0)  # first of each distinct score
+        of_class = labels[order] == k
+        positive = np.add.reduceat(weights[:, order] * of_class, groups, axis=1)
+        negative = np.add.reduceat(weights[:, order] * ~of_class, groups, axis=1)
+        below = negative.cumsum(axis=1) - negative / 2
+        with np.errstate(invalid="ignore"):
+            areas.append((positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1)))
+    return _mean_of_defined(np.stack(areas, axis=1))
+
+
+def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean recall of the classes when the most probable class is the answer: once for each row of weights.
+
+    labels (N,) int, probabilities (N, K), weights (R, N) -> (R,). A class without weight is left out of the mean.
+    """
+    member = labels[:, None] == np.arange(probabilities.shape[1])  # (N, K)
+    right = member & (probabilities.argmax(axis=1) == labels)[:, None]
+    with np.errstate(invalid="ignore"):
+        return _mean_of_defined((weights @ right) / (weights @ member))
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    defined = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
+
+
+def _classified(test: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
+    probabilities = test.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
+    labels = test["label"].to_numpy(int)
+    return {metric.__name__: metric(labels, probabilities, weights) for metric in (balanced_accuracy, auroc)}
+
+
+def _segmented(test: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
+    scores = {}
+    for metric in ("dice", "iou"):
+        value = test[metric].to_numpy(float)
+        defined = np.isfinite(value)
+        with np.errstate(invalid="ignore"):
+            scores[metric] = (weights @ np.where(defined, value, 0)) / (weights @ defined.astype(float))
+    return scores
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Every score of a study as it was measured, and again with the test patients drawn anew.
+
+    units: one row per measured test set: the columns of `QUESTION`, seed, fold, images_seen, n_patients, n_images
+    scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a fold share their drawn
+        patients, so that their scores can be subtracted.
+    """
+
+    units: pd.DataFrame
+    scores: np.ndarray
+    seed: int = 0
+
+
+def bootstrap(
+    predictions: pd.DataFrame | None = None, cases: pd.DataFrame | None = None, replicates: int = 1000, seed: int = 0
+) -> Bootstrap:
+    """Draw the test patients with replacement and measure again, `replicates` times.
+
+    predictions, cases: what `gather` gives for predictions.parquet and cases.parquet; either may be empty or None.
+    Patients are drawn whole, with all their images. Every seed of a study is tested on the same patients, so one draw
+    serves all seeds and initialisations (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 2007): drawing
+    patients anew for each seed would count them as more patients than they are.
+    """
+    rows, scores = [], []
+    for frame, measure in ((predictions, _classified), (cases, _segmented)):
+        if frame is None or frame.empty:
+            continue
+        frame = frame if "task" in frame else frame.assign(task="segment")
+        for (_, fold), tests in frame.groupby(["dataset", "fold"]):
+            patients = np.unique(tests["patient"].to_numpy(str))
+            times = _multiplicities(len(patients), len(patients), replicates, np.random.default_rng([seed, 1, fold]))
+            unit = [name for name in QUESTION if name != "metric"] + ["seed"]
+            for key, test in tests.groupby(unit):
+                if test["image_id"].duplicated().any():
+                    twice = " and ".join(sorted(test["run"].unique()))
+                    raise ValueError(f"the same images are tested twice for the same question in {twice}")
+                weights = times[:, np.searchsorted(patients, test["patient"].to_numpy(str))]
+                said = dict(zip(unit, key, strict=True)) | {
+                    "fold": fold,
+                    "images_seen": test["images_seen"].iloc[0],
+                    "n_patients": test["patient"].nunique(),
+                    "n_images": len(test),
+                }
+                for metric, values in measure(test, weights).items():
+                    rows.append(said | {"metric": metric})
+                    scores.append(values)
+    columns = [*QUESTION, "seed", "fold", "images_seen", "n_patients", "n_images"]
+    return Bootstrap(pd.DataFrame(rows, columns=columns), np.array(scores).reshape(len(rows), 1 + replicates), seed)
+
+
+def intervals(drawn: Bootstrap, level: float = 0.95) -> pd.DataFrame:
+    """The mean over seeds of every score, with an interval over seeds and patients.
+
+    Percentiles of a two-level bootstrap: the patients were drawn by `bootstrap`, here the seeds are drawn. Of S seeds
+    S - 1 are drawn, which makes the variance of a mean of few seeds come out right (Rao and Wu, JASA 1988), and the
+    interval is widened as Student's t is for few seeds. A single seed is taken as it is: the interval is then over
+    patients alone.
+
+    Columns: those of `QUESTION`, then images_seen, mean, low, high (the interval), seeds_low, seeds_high (the lowest
+    seed and the highest), n_seeds, n_patients.
+    """
+    rows = []
+    for key, at in _groups(drawn.units):
+        units = drawn.units.iloc[at]
+        said = dict(zip(QUESTION, key, strict=True)) | {"images_seen": units["images_seen"].iloc[0]}
+        rows.append(said | _summary(units, drawn.scores[at], "mean", (0, 1), level, drawn.seed))
+    return pd.DataFrame(rows, columns=[*QUESTION, "images_seen", "mean", *INTERVAL])
+
+
+def differences(drawn: Bootstrap, to: str = "none", level: float = 0.95) -> pd.DataFrame:
+    """What each initialisation adds to the initialisation `to`, on the same seeds and patients, with an interval.
+
+    Two scores of one seed share their test patients, so the difference is better known than either score. Seeds that
+    only one of the two has are left out; an initialisation without any common seed has no row.
+
+    Columns: those of `QUESTION`, then to, difference, low, high, seeds_low, seeds_high, n_seeds, n_patients.
+    """
+    units = drawn.units
+    match = [*[name for name in QUESTION if name != "initialisation"], "seed", "fold"]
+    base = units["initialisation"] == to
+    where = pd.DataFrame({"other": np.flatnonzero(base)}, index=pd.MultiIndex.from_frame(units.loc[base, match]))
+    rows = []
+    for key, at in _groups(units):
+        said = dict(zip(QUESTION, key, strict=True))
+        if said["initialisation"] == to or where.empty:
+            continue
+        other = where["other"].reindex(pd.MultiIndex.from_frame(units.iloc[at][match])).to_numpy()
+        both = np.isfinite(other)
+        if both.any():
+            at, other = at[both], other[both].astype(int)
+            change = drawn.scores[at] - drawn.scores[other]
+            rows.append(said | {"to": to} | _summary(units.iloc[at], change, "difference", (-1, 1), level, drawn.seed))
+    return pd.DataFrame(rows, columns=[*QUESTION, "to", "difference", *INTERVAL])
+
+
+def _groups(units: pd.DataFrame) -> list[tuple[tuple, np.ndarray]]:
+    """The units of each question, settings and tasks in their order, random initialisation first."""
+    rank = {name: i for i, name in enumerate([*MAIN_METRIC, *sorted(set(units["task"]) - set(MAIN_METRIC))])}
+    groups = units.groupby(QUESTION).indices
+    at = {name: i for i, name in enumerate(QUESTION)}
+
+    def place(key):
+        start = key[at["initialisation"]]
+        measured = (rank[key[at["task"]]], key[at["metric"]], key[at["label_fraction"]])
+        return (*key[: len(SETTING)], *measured, start != "none", start)
+
+    return [(key, groups[key]) for key in sorted(groups, key=place)]
+
+
+def _summary(
+    units: pd.DataFrame, scores: np.ndarray, name: str, span: tuple[float, float], level: float, seed: int
+) -> dict:
+    seeds, which = np.unique(units["seed"], return_inverse=True)
+    rng = np.random.default_rng([seed, 0])
+    times = _multiplicities(len(seeds), max(len(seeds) - 1, 1), scores.shape[1] - 1, rng)[:, which]  # (1 + R, units)
+    mean, *again = (times * scores.T).sum(axis=1) / times.sum(axis=1)
+    again = np.array(again)[np.isfinite(again)]
+    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) if len(again) else (np.nan, np.nan)
+    by_seed = np.bincount(which, scores[:, 0]) / np.bincount(which)
+    if len(seeds) > 1 and len(again) > 1:
+        wider = _for_few(by_seed.var(ddof=1) / len(seeds), again.var(), len(seeds), level)
+        low, high = (float(np.clip(mean + wider * (end - mean), *span)) for end in (low, high))
+    patients = int(units.groupby("fold")["n_patients"].max().sum())
+    said = (low, high, by_seed.min(), by_seed.max(), len(seeds), patients)
+    return {name: mean} | dict(zip(INTERVAL, said, strict=True))
+
+
+def _for_few(of_seeds: float, of_all: float, n_seeds: int, level: float) -> float:
+    """How much wider an interval must be because few seeds tell their own variance badly: Student's t over the normal.
+
+    of_seeds, of_all: variance of the mean due to the seeds, and altogether. The fewer the seeds and the larger their
+    share, the fewer degrees of freedom (Satterthwaite, Biometrics Bulletin 1946).
+    """
+    from scipy import stats
+
+    share = min(of_seeds / of_all, 1.0) if of_all > 0 else 1.0
+    if share == 0:
+        return 1.0
+    return stats.t.ppf((1 + level) / 2, (n_seeds - 1) / share**2) / stats.norm.ppf((1 + level) / 2)
+
+
+def _multiplicities(count: int, draws: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """(1 + replicates, count): how often each of `count` is drawn; row 0 is once each, the sample as it is."""
+    drawn = rng.multinomial(draws, np.full(count, 1 / count), size=replicates)
+    return np.vstack([np.ones(count), drawn])
+
+
+# -------------------- tables for people
+
+
+def percent(fraction: float) -> str:
+    """A label fraction as people write it: 0.1 -> '10 %'."""
+    return f"{100 * fraction:g} %"
+
+
+def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.DataFrame:
+    """Intervals as a table for people: a row per initialisation, a column per task and label fraction.
+
+    A cell is "mean [low, high]". `metrics`: which metric stands for each task. The settings (dataset, encoder, size)
+    are columns where the study varies them; images_seen always is one. Random initialisation is the first row.
+    """
+    shown = scores[scores["metric"] == scores["task"].map(metrics)]
+    varied = [name for name in SETTING if len(set(shown[name])) > 1]
+    asked = sorted(
+        set(zip(shown["task"], shown["label_fraction"], strict=True)),
+        key=lambda pair: (list(metrics).index(pair[0]), pair[1]),
+    )
+    headings = {(task, fraction): f"{task} {metrics[task]}, {percent(fraction)}" for task, fraction in asked}
+    rows = []
+    groups = dict(list(shown.groupby([*varied, "initialisation"])))
+    for key in sorted(groups, key=lambda key: (*key[:-1], key[-1] != "none", key[-1])):
+        group = groups[key]
+        line = dict(zip([*varied, "initialisation"], key, strict=True)) | {"images_seen": group["images_seen"].iloc[0]}
+        for cell in group.itertuples():
+            line[headings[cell.task, cell.label_fraction]] = f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+        rows.append(line)
+    return pd.DataFrame(rows, columns=[*varied, "initialisation", "images_seen", *headings.values()]).fillna("–")
+
+
+def write_tables(out: str | Path, shown: pd.DataFrame) -> None:
+    """Write a table for people as out/table.csv, out/table.md and out/table.tex."""
+    for ending, text in (("csv", _csv(shown)), ("md", _markdown(shown)), ("tex", _latex(shown))):
+        with files.whole(Path(out) / f"table.{ending}") as aside:
+            aside.write_text(text, encoding="utf-8")
+
+
+def _csv(shown: pd.DataFrame) -> str:
+    return shown.to_csv(index=False, lineterminator="\n")
+
+
+def _markdown(shown: pd.DataFrame) -> str:
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.astype("str").to_numpy().tolist()]
+    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+
+
+def _latex(shown: pd.DataFrame) -> str:
+    return shown.rename(columns=str).to_latex(index=False, escape=True)
