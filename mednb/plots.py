@@ -172,8 +172,8 @@ def neighbours(
 def segmentation(examples: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Images with the true outline and the predicted one, once for each initialisation; above each its Dice.
 
-    examples: initialisation -> what is in its examples.npz: image (M, H, W), mask and prediction (M, H, W) bool, for the
-    same M images.
+    examples: initialisation -> what is in its examples.npz: image (M, H, W), mask and prediction (M, H, W) bool, for
+    the same M images.
     """
     names = in_order(examples)
     if not names or not len(examples[names[0]]["image"]):

@@ -51,9 +51,6 @@ MEASURED = {
 }
 COLUMNS = RUN | MEASURED
 
-# What a run of a later stage takes over from the pretraining run.
-ENCODER = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
-
 # The number that speaks for a task where there is room for one only.
 MAIN_METRIC = {"knn": "auroc", "linear": "auroc", "finetune": "auroc", "segment": "dice"}
 
@@ -123,32 +120,6 @@ def origin(pretrained: str | Path, images: Images) -> dict:
         )
     names = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     return {name: said[name] for name in names} | {"pretrained": str(pretrained)}
-
-
-def about(images, seed: int) -> dict:
-    """What a run says of the `Images` it used: dataset, size, fold, classes, and under `data` what they can be told by."""
-    counts = images.table["split"].value_counts()
-    data = {"fingerprint": images.fingerprint, "split_hash": images.split_hash}
-    data |= {f"n_{split}": int(counts.get(split, 0)) for split in ("train", "val", "test")}
-    said = {"dataset": images.name, "size": images.size, "fold": int(images.table["fold"].iloc[0]), "seed": seed}
-    return said | {"classes": images.classes, "data": data}
-
-
-def origin(pretrained: str | Path, images) -> dict:
-    """What a later run says of its encoder: how it was pretrained, from the run.json in the folder `pretrained`.
-
-    Raises ValueError when it was pretrained on the same dataset, split in another way: it has seen the test patients.
-    """
-    run = read_run(pretrained)
-    missing = [name for name in ENCODER if name not in run]
-    if missing:
-        raise ValueError(f"{Path(pretrained) / 'run.json'} lacks {', '.join(missing)}: it is not a run of 03_pretrain")
-    if run.get("dataset") == images.name and run.get("data", {}).get("split_hash") != images.split_hash:
-        raise ValueError(
-            f"{pretrained} was pretrained on {images.name} with another split (fold {run.get('fold')}, split_hash "
-            f"{run.get('data', {}).get('split_hash')}): it has seen patients of this test set. Use the fold and limit it used"
-        )
-    return {name: run[name] for name in ENCODER} | {"pretrained_on": run.get("dataset")}
 
 
 def row(
