@@ -75,7 +75,7 @@ def weights(path: str | Path, channels: int | None = None) -> dict[str, torch.Te
     """The tensors in `path` under torchvision's names.
 
     With `channels=3` the first layer of a grey encoder is spread over three channels so that a grey image repeated
-    three times gives the same response: `torchvision.models.resnet18().load_state_dict(weights(path, 3), strict=False)`.
+    thrice gives the same response: `torchvision.models.resnet18().load_state_dict(weights(path, 3), strict=False)`.
     """
     with safe_open(str(path), framework="pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no dict)

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+
+from mednb.datasets import Images
+from mednb.views import key, policy
 
 
 def same_image(table: pd.DataFrame, seed: int, epoch: int) -> np.ndarray:
@@ -23,21 +27,36 @@ def strategy(name: str):
     return STRATEGIES[name]
 
 
-def error_rates(table: pd.DataFrame, pairs: str, batch_size: int, seed: int = 0) -> pd.Series:
-    """How often a strategy is wrong, as shares between 0 and 1, which the labels tell and pretraining never sees.
+def error_rates(images: Images, pairs: str, views: str, batch_size: int, seed: int = 0) -> pd.Series:
+    """How often a strategy is wrong, as shares between 0 and 1. Labels and masks tell; pretraining sees neither.
 
-    `false_positives`: positive pairs whose labels differ. `false_negatives_class`: of the pairs that a batch of
-    `batch_size` treats as different, those with the same label. `false_negatives_patient`: those of the same patient.
+    - `false_positives`: positive pairs whose labels differ.
+    - `lesion_lost`: positive pairs with a lesion of which at least one view shows nothing; NaN without masks.
+    - `false_negatives_class`: pairs that a batch of `batch_size` treats as different though their labels are the same.
+    - `false_negatives_patient`: the same of patients.
     """
-    partner = strategy(pairs)(table, seed, 0)
-    labels, patients = (pd.factorize(table[name])[0] for name in ("label", "patient"))
-    batch = np.random.default_rng(seed).permutation(len(table))[:batch_size]
+    partner = strategy(pairs)(images.table, seed, 0)
+    labels, patients = (pd.factorize(images.table[name])[0] for name in ("label", "patient"))
+    batch = np.random.default_rng(seed).permutation(len(images))[:batch_size]
     other = ~np.eye(len(batch), dtype=bool)
     same = [(codes[batch][:, None] == codes[batch])[other].mean() for codes in (labels, patients)]
     return pd.Series(
         {
             "false_positives": (labels != labels[partner]).mean(),
+            "lesion_lost": lesion_lost(images.masks, partner, views, seed),
             "false_negatives_class": same[0],
             "false_negatives_patient": same[1],
         }
     )
+
+
+def lesion_lost(masks: np.ndarray | None, partner: np.ndarray, views: str, seed: int = 0) -> float:
+    """Share of positive pairs with a lesion, masks (N, H, W), of which at least one view shows none of it."""
+    if masks is None or not masks.any():
+        return np.nan
+    rows = np.flatnonzero(masks.any(axis=(1, 2)))
+    seen = [
+        policy(views).masks(torch.from_numpy(masks[of]), key(seed, 0, torch.from_numpy(rows), view)).flatten(1).any(1)
+        for view, of in enumerate((rows, partner[rows]))
+    ]
+    return 1 - float((seen[0] & seen[1]).float().mean())

@@ -24,7 +24,8 @@ from mednb.files import whole
 from mednb.methods import method as named_method
 from mednb.methods.base import Method
 from mednb.pairs import strategy
-from mednb.views import POLICIES, key
+from mednb.views import key
+from mednb.views import policy as named_policy
 
 METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
 METRICS += ["spread", "effective_rank", "alignment", "uniformity"]
@@ -51,10 +52,7 @@ def fit(
     Raises ValueError for an unknown name, or a batch larger than the set.
     """
     out = Path(out)
-    for name, value, known in (("views", views, POLICIES), ("encoder", encoder, encoders.ENCODERS)):
-        if value not in known:
-            raise ValueError(f"{name} '{value}' is unknown; choose one of {', '.join(known)}")
-    strategy(pairs)
+    strategy(pairs), named_policy(views)
     if named_method(method).pretrains and not 2 <= batch_size <= len(images):
         raise ValueError(f"batch_size must be between 2 and the number of images, {len(images)}; it is {batch_size}")
     values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
@@ -117,7 +115,7 @@ class Pretraining(pl.LightningModule):
             self.method: Method = named_method(values["method"])(encoders.build(values["encoder"], seed=self.seed))
         self.method.to(memory_format=torch.channels_last)
         self.table, self.partner = images.table, strategy(values["pairs"])
-        self.policy = POLICIES[values["views"]]
+        self.policy = named_policy(values["views"])
         self.pixels = torch.from_numpy(np.array(images.pixels))
         self.seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, 512 // self.batch_size))
         self.waited = 0.0

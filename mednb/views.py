@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -150,6 +151,22 @@ def _range(u: Tensor, width: float) -> Tensor:
 
 # Pretraining's policies, one for a modality.
 POLICIES = {"ultrasound": Policy()}
+
+
+def policy(name: str) -> Policy:
+    """The policy of that name."""
+    if name not in POLICIES:
+        raise ValueError(f"views '{name}' is unknown; choose one of {', '.join(POLICIES)}")
+    return POLICIES[name]
+
+
+def examples(pixels: np.ndarray, views: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two views of each image (N, H, W) uint8 as pictures to look at: two arrays (N, H, W) between 0 and 1."""
+    images = torch.from_numpy(np.array(pixels))
+    index = torch.arange(len(images))
+    a, b = (policy(views)(images, key(seed, 0, index, view))[:, 0] * STD + MEAN for view in (0, 1))
+    return a.numpy(), b.numpy()
+
 
 # For learning with labels and masks: a view must still show what its label says, so crops are large, nothing blurred.
 LABELLED = Policy(area=(0.6, 1.0), gain=0.2, gamma=0.2, depth_gain=0.2, speckle=0.0, blur=0.0)
