@@ -162,15 +162,15 @@ def neighbours(
                 if row == 0 and i == 0:
                     ax.set_title(name, fontsize=9, loc="left")
     frames = [
-        Line2D([], [], color=RIGHT, linewidth=2.2, label="neighbour has the query's label"),
-        Line2D([], [], color=WRONG, linewidth=2.2, linestyle=":", label="neighbour has another label"),
+        Line2D([], [], color=RIGHT, linewidth=2.2, label="same label"),
+        Line2D([], [], color=WRONG, linewidth=2.2, linestyle=":", label="another label"),
     ]
     figure.legend(handles=frames, loc="upper left", bbox_to_anchor=(0.06, 1), ncols=2, frameon=False, fontsize=9)
     return figure
 
 
 def segmentation(examples: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Images with the true outline and the predicted one, once for each initialisation; above each its Dice.
+    """Images, and below each the true and the predicted outline, a row for each initialisation; above each its Dice.
 
     examples: initialisation -> what is in its examples.npz: image (M, H, W), mask and prediction (M, H, W) bool, for
     the same M images.
@@ -183,20 +183,20 @@ def segmentation(examples: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         raise ValueError(f"segmentation: {', '.join(names)} have examples of different images")
     images = _pictures(examples[names[0]]["image"], "segmentation")
     masks = np.asarray(examples[names[0]]["mask"], bool)
-    # One initialisation alone lies in a row; several stand side by side, an image in each row.
-    down = len(names) > 1
-    panels = [(name, i) for i in range(len(images)) for name in names]
-    lines, across = (len(images), len(names)) if down else (1, len(images))
-    figure = Figure(figsize=(max(1.8 * across, 3.6), 1.95 * lines + 0.5), layout="compressed")
-    axes = figure.subplots(lines, across, squeeze=False)
-    for ax, (name, i) in zip(axes.flat, panels, strict=True):
-        predicted = np.asarray(examples[name]["prediction"][i], bool)
-        _picture(ax, images[i], images)
-        _outline(ax, masks[i], TRUTH, "-")
-        _outline(ax, predicted, PREDICTED, (0, (2.5, 1)))
-        size = masks[i].sum() + predicted.sum()
-        dice = 2 * (masks[i] & predicted).sum() / size if size else 1.0
-        ax.set_title(f"{name}\ndice {dice:.2f}" if down and i == 0 else f"dice {dice:.2f}", fontsize=8)
+    figure = Figure(figsize=(max(1.6 * len(images), 3.6), 1.72 * (1 + len(names)) + 0.4), layout="compressed")
+    axes = figure.subplots(1 + len(names), len(images), squeeze=False)
+    for ax, image in zip(axes[0], images, strict=True):
+        _picture(ax, image, images)
+    axes[0, 0].set_ylabel("image", fontsize=9)
+    for line, name in zip(axes[1:], names, strict=True):
+        line[0].set_ylabel(name, fontsize=9)
+        for ax, image, mask, predicted in zip(line, images, masks, examples[name]["prediction"], strict=True):
+            predicted = np.asarray(predicted, bool)
+            _picture(ax, image, images)
+            _outline(ax, mask, TRUTH, "-")
+            _outline(ax, predicted, PREDICTED, (0, (2.5, 1)))
+            size = mask.sum() + predicted.sum()
+            ax.set_title(f"dice {2 * (mask & predicted).sum() / size if size else 1.0:.2f}", fontsize=8)
     lines = [
         Line2D([], [], color="#bbbbbb", linewidth=1.6, label="truth (white)"),
         Line2D([], [], color=PREDICTED, linewidth=1.6, linestyle=(0, (2.5, 1)), label="prediction"),
@@ -507,5 +507,5 @@ def _handles(looks: dict[str, tuple], markers: bool = True, lines: bool = True) 
 
 
 def _legend(figure: Figure, handles: list) -> None:
-    columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.6)))
+    columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.25)))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=3)
