@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mednb.datasets.card import Card
 from mednb.datasets import splits
+from mednb.datasets.card import Card
 
 
 @dataclass(frozen=True, repr=False)

@@ -73,8 +73,9 @@ def at_most(table: pd.DataFrame, limit: int, seed: int = 0) -> np.ndarray:
 def shares(table: pd.DataFrame, seed: int, by: list[str]) -> pd.DataFrame:
     """One row per patient with the share of their stratum that comes before them in an order drawn from the seed.
 
-    The patients with a share below 0.1 are a tenth of every stratum, and they are among those below 0.25: label fractions
-    are nested. A patient belongs to the stratum (values of the columns `by`) of most of their images, the first on a tie.
+    The patients with a share below 0.1 are a tenth of every stratum, and they are among those below 0.25: label
+    fractions are nested. A patient is in the stratum (values of the columns `by`) of most of their images, on a tie in
+    the first one.
     """
     images = table.groupby(["patient", *by], sort=False).size().rename("images").reset_index()
     patients = images.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient")
