@@ -32,3 +32,24 @@ def data_root():
     if not (root / "BUSI").is_dir():
         pytest.skip(f"no real images: {root} holds no BUSI folder (set MEDNB_DATA)")
     return root
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """An encoder called "tiny" that trains in no time, with a ResNet's names for what mednb touches."""
+    from torch import nn
+
+    from mednb import encoders
+
+    class Tiny(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 64, 7, stride=4, padding=3, bias=False)
+            self.bn1 = nn.BatchNorm2d(64)
+            self.fc = nn.Linear(64, 10)
+
+        def forward(self, x):
+            return self.fc(self.bn1(self.conv1(x)).relu().mean((2, 3)))
+
+    monkeypatch.setitem(encoders.ENCODERS, "tiny", Tiny)
+    return encoders.build("tiny", seed=0).eval()

@@ -1,0 +1,53 @@
+"""Pairs and how often they are wrong."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mednb import pairs
+from mednb.datasets import load
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load("phantoms", size=32, limit=60)
+
+
+def test_same_image_makes_each_image_its_own_partner(images):
+    assert (pairs.STRATEGIES["same_image"](images.table, 0, 3) == np.arange(len(images))).all()
+
+
+def test_an_image_never_disagrees_with_itself(images):
+    assert pairs.error_rates(images, "same_image", "ultrasound", 16)["false_positives"] == 0
+
+
+def test_false_negatives_of_the_whole_set_are_counted(images):
+    rates = pairs.error_rates(images, "same_image", "ultrasound", len(images))
+    for column, name in (("label", "class"), ("patient", "patient")):
+        counts = images.table[column].value_counts().to_numpy()
+        expected = (counts * (counts - 1)).sum() / (len(images) * (len(images) - 1))
+        assert rates[f"false_negatives_{name}"] == pytest.approx(expected)
+
+
+def test_a_pair_that_shares_no_class_is_a_false_positive(images, monkeypatch):
+    def next_image(table: pd.DataFrame, seed: int, epoch: int) -> np.ndarray:
+        return (np.arange(len(table)) + 1) % len(table)
+
+    monkeypatch.setitem(pairs.STRATEGIES, "next_image", next_image)
+    labels = images.table["label"].to_numpy()
+    rates = pairs.error_rates(images, "next_image", "ultrasound", 16)
+    assert rates["false_positives"] == pytest.approx((labels != np.roll(labels, -1)).mean())
+
+
+def test_a_lesion_that_fills_the_image_is_never_lost_and_a_small_one_is():
+    partner = np.arange(50)
+    assert pairs.lesion_lost(np.ones((50, 32, 32), bool), partner, "ultrasound") == 0
+    small = np.zeros((50, 32, 32), bool)
+    small[:, 2:4, 2:4] = True
+    assert pairs.lesion_lost(small, partner, "ultrasound") > 0.3
+    assert np.isnan(pairs.lesion_lost(None, partner, "ultrasound"))
+
+
+def test_an_unknown_strategy_names_the_known_ones():
+    with pytest.raises(ValueError, match="pairs 'same_cat' is unknown; choose one of same_image"):
+        pairs.strategy("same_cat")

@@ -1,0 +1,96 @@
+"""Learning with labels chooses its round by the score it is given, and moves masks with their images."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mednb import supervise
+
+
+class Mean(nn.Module):
+    """A logistic regression on the mean brightness."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(1, 2)
+
+    def forward(self, x):
+        return self.line(x.mean((1, 2, 3))[:, None])
+
+
+@pytest.fixture
+def bright_and_dark():
+    labels = np.arange(20) % 2
+    return (40 + 150 * labels[:, None, None] + np.zeros((20, 8, 8))).astype(np.uint8), labels
+
+
+def accuracy(pixels, labels):
+    return lambda network: float(
+        (network(torch.from_numpy(pixels)[:, None] / 64 - 2).argmax(1).numpy() == labels).mean()
+    )
+
+
+def test_a_network_learns_what_separates_the_classes(bright_and_dark):
+    pixels, labels = bright_and_dark
+    score = accuracy(pixels, labels)
+    network = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=100, batch_size=8, lr=0.1)
+    assert score(network) == 1
+    assert not network.training
+
+
+def test_the_best_round_is_kept_not_the_last(bright_and_dark):
+    pixels, labels = bright_and_dark
+    seen, scores = [], iter([0.1, 0.9, 0.2, 0.3])
+
+    def score(network):
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(scores)
+
+    network = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=8, batch_size=4, rounds=4)
+    assert len(seen) == 4
+    assert all(torch.equal(value, seen[1][name]) for name, value in network.state_dict().items())
+    assert not torch.equal(seen[1]["line.weight"], seen[3]["line.weight"])
+
+
+@pytest.mark.parametrize("images", [3, 20, 100])
+def test_few_images_get_as_many_steps_as_many(images):
+    steps = []
+
+    def loss(answer, labels):
+        steps.append(len(labels))
+        return F.cross_entropy(answer, labels)
+
+    pixels, labels = np.zeros((images, 8, 8), np.uint8), np.zeros(images, np.int64)
+    supervise.fit(Mean(), pixels, labels, loss, lambda network: 0.0, steps=6, batch_size=4, rounds=3)
+    assert steps == [4] * 6
+
+
+def test_masks_follow_their_images():
+    pixels = np.zeros((4, 16, 16), np.uint8)
+    pixels[:, 4:12, 4:12] = 255
+    overlap = []
+
+    class Same(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return x * self.scale
+
+    def loss(answer, masks):
+        overlap.append(float(((answer[:, 0] > 0) == masks).float().mean()))
+        return answer.mean()
+
+    supervise.fit(Same(), pixels, pixels > 0, loss, lambda network: 0.0, steps=4, batch_size=4, rounds=2)
+    assert min(overlap) > 0.95
+
+
+def test_the_same_seed_trains_the_same_network(bright_and_dark):
+    pixels, labels = bright_and_dark
+    score = accuracy(pixels, labels)
+    a, b = (supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=10, seed=3).line.weight for _ in "ab")
+    assert torch.equal(a, b)
