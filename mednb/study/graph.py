@@ -1,0 +1,168 @@
+"""A plan -> Snakemake, which knows what is up to date, runs the rest in order, and goes on when a run fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mednb.files import write_json
+from mednb.study import progress
+from mednb.study.notebook import RunFailed
+from mednb.study.plan import Plan
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+def run(plan: Plan, jobs: int | None = None, executor: str = "local", dry_run: bool = False) -> None:
+    """Do what is not up to date, `jobs` notebooks at a time, each with its share of the cores.
+
+    RunFailed says which runs failed, why, and where their notebooks are. A study that was stopped or killed goes on
+    where it was when it is run again.
+    """
+    if executor == "slurm" and find_spec("snakemake_executor_plugin_slurm") is None:
+        raise ValueError("--executor slurm needs a package: pip install snakemake-executor-plugin-slurm")
+    first = sum(not each.after for each in plan.runs.values())
+    jobs = jobs or (max(1, min(usable_cores(), first)) if executor == "local" else first)
+    threads = max(1, usable_cores() // jobs) if executor == "local" else 4
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(plan.folder / ".lock", timeout=0):
+            write(plan, threads)
+            todo = outdated(plan)
+            if not todo:
+                print(f"{plan.study}: all {len(plan.runs)} runs are up to date; {result(plan)}")
+            elif dry_run:
+                print(
+                    f"{plan.study}: {len(todo)} of {len(plan.runs)} runs to do, {jobs} at a time:",
+                    *sorted(todo),
+                    sep="\n  ",
+                )
+            else:
+                execute(plan, todo, jobs, threads, executor)
+    except Timeout:
+        raise RunFailed(
+            f"{plan.folder} is in use by another `mednb run`; wait for it, or choose another --out"
+        ) from None
+
+
+def write(plan: Plan, threads: int) -> None:
+    """plan.json for the Snakefile, and each run's parameters.json, only if it changed: that is what makes a run old."""
+    config = {"study": plan.study, "python": sys.executable, "cwd": str(Path.cwd()), "threads": threads, "runs": []}
+    for name, each in plan.runs.items():
+        file, task = plan.folder / name / "parameters.json", each.task()
+        if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(task)):
+            write_json(file, task)
+        reads = [f"{other}/{path}" for other in each.after for path in plan.runs[other].files]
+        writes = [f"{name}/{path}" for path in ("notebook.ipynb", *each.files)]
+        config["runs"].append({"name": name, "reads": [f"{name}/parameters.json", *reads], "writes": writes})
+    write_json(plan.folder / "plan.json", config)
+
+
+def snakemake(plan: Plan, jobs: int, threads: int, executor: str) -> list[str]:
+    """The command line that brings the plan up to date."""
+    command = [sys.executable, "-P", "-m", "snakemake", "--snakefile", Path(__file__).with_name("Snakefile")]
+    command += ["--directory", plan.folder, "--configfile", plan.folder / "plan.json"]
+    command += ["--rerun-triggers", "mtime", "input", "--rerun-incomplete", "--keep-going", "--scheduler", "greedy"]
+    command += ["--nolock", "--nocolor"]  # the lock is ours: it ends with its process, even when that is killed
+    if executor == "local":
+        command += ["--cores", jobs * threads, "--config", f"started_by={os.getpid()}"]
+    if executor == "slurm":  # squeue, because without accounting nothing else can tell how a job ended
+        command += ["--executor", "slurm", "--jobs", jobs, "--latency-wait", 60]
+        command += ["--slurm-no-account", "--slurm-status-command", "squeue"]
+    return [str(part) for part in command]
+
+
+def outdated(plan: Plan) -> set[str]:
+    """The names of the runs that Snakemake would do now."""
+    command = [*snakemake(plan, 1, 1, "local"), "--summary"]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if asked.returncode:
+        (plan.folder / "snakemake.log").write_text(asked.stdout + asked.stderr, encoding="utf-8")
+        raise RunFailed(f"Snakemake could not read the plan; see {plan.folder / 'snakemake.log'}")
+    rows = [row.split("\t") for row in asked.stdout.splitlines()]
+    return {row[2] for row in rows if len(row) == 6 and row[2] in plan.runs and row[5] != "no update"}
+
+
+def execute(plan: Plan, todo: set[str], jobs: int, threads: int, executor: str) -> None:
+    for name in todo:
+        (plan.folder / name / "status.json").unlink(missing_ok=True)
+    started, log, shown = time.monotonic(), plan.folder / "snakemake.log", progress.Line()
+    share = dict.fromkeys(THREADS, str(threads))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops like Ctrl-C
+    with log.open("w", encoding="utf-8") as chatter:
+        process = subprocess.Popen(
+            snakemake(plan, jobs, threads, executor),
+            stdout=chatter,
+            stderr=chatter,
+            env=os.environ | share,
+            start_new_session=True,
+        )
+    try:
+        while process.poll() is None:
+            shown.show(progress.line(plan, todo, jobs))
+            time.sleep(0.3)
+    except KeyboardInterrupt:
+        print("\nstopping ...", file=sys.stderr)
+        end(process)
+        raise KeyboardInterrupt(
+            f"stopped; the same command goes on from here: {progress.line(plan, todo, jobs)}"
+        ) from None
+    finally:
+        end(process)
+        signal.signal(signal.SIGTERM, before)
+    shown.show(progress.line(plan, todo, jobs), last=True)
+    if process.returncode:
+        raise RunFailed(failures(plan, todo))
+    took = progress.duration(time.monotonic() - started)
+    print(f"{plan.study}: {len(todo)} of {len(plan.runs)} runs done now, in {took}; {result(plan)}")
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ask Snakemake and its notebooks to end, and see to it that they do."""
+    for ask in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):  # of Slurm jobs, SIGINT takes leave
+        if process.poll() is not None:
+            return
+        os.killpg(process.pid, ask)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def failures(plan: Plan, todo: set[str]) -> str:
+    """Which runs failed, why, and where to look; how many wait for them."""
+    said = {name: status for name, status in progress.told(plan).items() if name in todo and status["state"] != "done"}
+    if not said:
+        return f"{plan.study}: Snakemake failed, although no run did; see {plan.folder / 'snakemake.log'}"
+    lines = [f"{plan.study}: {len(said)} of {len(plan.runs)} runs failed"]
+    for name, status in sorted(said.items()):
+        kept = plan.folder / name / "notebook.part.ipynb"
+        killed = f"it ended before it could say why, most often because memory ran out (see {kept})"
+        lines.append(f"  {name}: {status.get('why', killed)}")
+    waiting = len(todo) - len(said) - sum(progress.told(plan).get(name, {}).get("state") == "done" for name in todo)
+    lines += [f"  {waiting} runs that need them were not started"] if waiting else []
+    return "\n".join([*lines, "  the same command does what is missing, once the cause is gone"])
+
+
+def result(plan: Plan) -> str:
+    """Where to look now."""
+    reports = [name for name, each in plan.runs.items() if "report.html" in each.files]
+    return f"report: {plan.folder / reports[0] / 'report.html'}" if reports else f"folder: {plan.folder}"
+
+
+def usable_cores() -> int:
+    """The cores that this process may use: its affinity, and the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        most, period = quota.read_text(encoding="utf-8").split()
+        cores = cores if most == "max" else min(cores, max(1, int(most) // int(period)))
+    return cores

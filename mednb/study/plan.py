@@ -1,0 +1,302 @@
+"""A study file -> a plan: every run with its notebook, its values, what it writes and what it waits for.
+
+A study file (`notebooks/studies/quick.yml`) has the keys
+
+    study, title, question   its name, and what it asks
+    grid                     parameter -> a value, or a list of values: every combination is run. `$seed` is the value
+                             of `seed`; `pretrain.epochs` is the `epochs` of that stage alone
+    stages                   pretrain, embed, classify, segment, report -> values for that stage's notebook only.
+                             `notebook: path` takes another notebook; a stage of any other name needs one
+    profiles                 name -> `grid` and `stages` again: these values replace the ones above
+
+Every point of the grid is pretrained, the other stages follow its pretraining, and `report` follows them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mednb.study.notebook import Parameter, code_hash, parameters, unknown
+
+ROOT = Path(__file__).parents[2]
+FILES = {
+    "pretrain": ("run.json", "metrics.csv", "encoder.safetensors"),
+    "embed": ("run.json", "embeddings.parquet", "map.parquet", "results.csv"),
+    "classify": ("run.json", "results.csv", "predictions.parquet"),
+    "segment": ("run.json", "results.csv", "cases.parquet", "examples.npz"),
+    "report": ("results.csv", "table.csv", "table.md", "table.tex", "report.html"),
+}
+NOTEBOOKS = {stage: ROOT / f"notebooks/{number:02}_{stage}.ipynb" for number, stage in enumerate(FILES, start=3)}
+KEYS = ("study", "title", "question", "grid", "stages", "profiles")
+FILLED_IN = ("study", "title", "question", "profile", "run", "runs", "out")  # by the plan, where a notebook takes them
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of run: its notebook, the parameters that this takes, and the values that the study gives to it alone."""
+
+    name: str
+    notebook: Path
+    takes: dict[str, Parameter]
+    values: dict
+
+    def value_of(self, key: str) -> str | None:
+        """The name of the parameter that the grid's `key` sets here: `epochs` for `epochs` and `pretrain.epochs`."""
+        owner, _, name = key.rpartition(".")
+        return name if owner in ("", self.name) and name in self.takes else None
+
+    def at(self, point: dict) -> dict:
+        """All values of one run: the notebook's defaults, over them the point of the grid, over it the stage's own."""
+        chosen = {self.value_of(key): value for key, value in point.items() if self.value_of(key)} | self.values
+        chosen = {name: self.takes[name].accept(follow(value, point)) for name, value in chosen.items()}
+        return {name: each.default for name, each in self.takes.items()} | chosen
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with one set of values, in the folder `<plan.folder>/<name>`; it waits for the runs in `after`."""
+
+    name: str
+    stage: str
+    notebook: Path
+    parameters: dict
+    files: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def task(self) -> dict:
+        """What `parameters.json` holds: the run is done again when any of it changes, the notebook's code included."""
+        return {
+            "run": self.name,
+            "stage": self.stage,
+            "notebook": short(self.notebook),
+            "code": code_hash(self.notebook),
+            "parameters": self.parameters,
+            "files": list(self.files),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study at one profile: its runs by name, each after the runs that it waits for."""
+
+    study: str
+    file: Path
+    folder: Path
+    runs: dict[str, Run]
+
+
+def read(file: str | Path, profile: str | None = None, data: str | None = None, out: str | Path = "runs") -> Plan:
+    """The plan of a study file. All that is wrong with its values is said at once: one ValueError, one line for each.
+
+    `data` becomes the `data` of every notebook that takes one. Without `profile`, `class` is taken where the file has
+    it: its runs go to `<out>/<study>`, those of another profile to `<out>/<study>-<profile>`.
+    """
+    file = Path(file)
+    settings = load(file)
+    try:
+        profiles = within(settings, "profiles")
+        usual = "class" if "class" in profiles else None
+        profile = profile or usual
+        if profile not in (*profiles, None):
+            raise ValueError(f"there is no profile {profile!r}; {choose(profile, profiles)}")
+        grid, stages, wrong = at_profile(settings, profile, file.parent)
+        if data is not None and not Path(data).is_dir():
+            raise ValueError(f"--data {data}: there is no such folder")
+        if data is not None and any("data" in stage.takes for stage in stages):
+            grid["data"] = [short(Path(data))]
+        if wrong := [*wrong, *misfits(grid, stages)]:
+            raise ValueError("\n".join(dict.fromkeys(wrong)))
+        folder = short(Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}"))
+        given = {key: settings.get(key, "") for key in ("study", "title", "question")} | {"profile": profile or ""}
+        found = runs(grid, stages, given | {"runs": folder})
+        if wrong := list(absent(found)):
+            raise ValueError("\n".join(wrong))
+        return Plan(settings["study"], file, Path(folder), found)
+    except ValueError as error:
+        lines = str(error).split("\n")
+        raise ValueError("\n".join(line if line.startswith(" ") else f"{file}: {line}" for line in lines)) from None
+
+
+class Strict(yaml.SafeLoader):
+    """YAML as it is meant: where YAML lets the second of two equal keys win in silence, this complains."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"the key {name!r} stands there twice, {str(node.start_mark).strip()}")
+        return super().construct_mapping(node, deep)
+
+
+def load(file: Path) -> dict:
+    """What the study file says, with every key of a study in it."""
+    if not file.is_file():
+        there = sorted(path.name for path in (ROOT / "notebooks/studies").glob("*.yml"))
+        raise FileNotFoundError(f"there is no study file {file}; notebooks/studies holds {', '.join(there)}")
+    try:
+        settings = yaml.load(file.read_text(encoding="utf-8"), Strict)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} is no study: it has no keys; a study has {', '.join(KEYS)}")
+    settings = {"study": file.stem} | settings
+    if not settings.get("stages"):
+        raise ValueError(f"{file}: stages: none is named; there are {', '.join(NOTEBOOKS)}")
+    if not re.fullmatch(r"\w[\w.-]*", str(settings["study"])):
+        raise ValueError(f"{file}: study: {settings['study']!r} names a folder; take letters, digits, '.', '_' and '-'")
+    return settings
+
+
+def within(settings: dict, *keys: str) -> dict:
+    """The mapping at `settings[key][key]...`, empty where the file says nothing; ValueError when it is no mapping."""
+    for depth, key in enumerate(keys, start=1):
+        settings = settings.get(key) or {}
+        if not isinstance(settings, dict):
+            raise ValueError(f"{'.'.join(keys[:depth])}: {settings!r} is not a mapping of names to values")
+    return settings
+
+
+def at_profile(settings: dict, profile: str | None, beside: Path) -> tuple[dict[str, list], list[Stage], list[str]]:
+    """The grid (lists of values), the stages in their order, and what is wrong, with the profile's values put in."""
+    instead = within(settings, "profiles", profile) if profile else {}
+    wrong = [f"{key}: unknown key; {choose(key, KEYS)}" for key in settings if key not in KEYS]
+    for key in instead.keys() - {"grid", "stages"}:
+        wrong.append(f"profiles.{profile}.{key}: unknown key; {choose(key, ('grid', 'stages'))}")
+    for name in within(instead, "stages").keys() - within(settings, "stages").keys():
+        wrong.append(f"profiles.{profile}.stages.{name}: {choose(name, within(settings, 'stages'))}")
+    grid = within(settings, "grid") | within(instead, "grid")
+    stages = []
+    for name in sorted(within(settings, "stages"), key=lambda name: {"pretrain": 0, "report": 2}.get(name, 1)):
+        values = within(settings, "stages", name) | within(instead, "stages", name)
+        try:
+            own = values.pop("notebook", None)
+            if own is None and name not in NOTEBOOKS:
+                raise ValueError(f"a stage of this name needs a `notebook:`; {choose(name, NOTEBOOKS)}")
+            path = beside / own if own else NOTEBOOKS[name]
+            stages.append(Stage(name, path, parameters(path), values))
+        except (OSError, ValueError) as error:
+            wrong.append(f"stages.{name}: {error}")
+    return {key: value if isinstance(value, list) else [value] for key, value in grid.items()}, stages, wrong
+
+
+def misfits(grid: dict[str, list], stages: list[Stage]) -> Iterator[str]:
+    """One line for every key that no notebook takes, and for every value that does not fit."""
+    on_grid = [stage for stage in stages if stage.name != "report"]
+    for key, values in grid.items():
+        takers = [stage for stage in on_grid if stage.value_of(key)]
+        if not takers:
+            near = choose(key.rpartition(".")[2], dict.fromkeys(name for stage in on_grid for name in stage.takes))
+            yield f"grid.{key}: no notebook of this study has such a parameter; {near}"
+        for value in values if takers else ():
+            yield from misfit(f"grid.{key}", takers[0].takes[takers[0].value_of(key)], value, grid)
+    for stage in stages:
+        for name, value in stage.values.items():
+            if name in stage.takes:
+                in_sight = {} if stage.name == "report" else grid  # the report is one run for all points
+                yield from misfit(f"stages.{stage.name}.{name}", stage.takes[name], value, in_sight)
+            else:
+                yield f"stages.{stage.name}.{name}: {unknown(name, stage.notebook, stage.takes)}"
+
+
+def misfit(where: str, parameter: Parameter, value, grid: dict[str, list]) -> Iterator[str]:
+    if parameter.name in FILLED_IN:
+        yield f"{where}: `mednb run` fills this in"
+    elif is_reference(value):
+        others = [key for key, values in grid.items() if not any(map(is_reference, values))]
+        if value[1:] not in others:
+            yield f"{where}: {value} refers to no key of the grid; {choose(value[1:], others)}"
+    else:
+        choices = named_in_files().get(parameter.name, (value,))
+        if value not in choices:
+            yield f"{where}: there is no {parameter.name} {value!r}; {choose(value, choices)}"
+        try:
+            parameter.accept(value)
+        except ValueError as error:
+            yield f"{where}: {error}"
+
+
+def named_in_files() -> dict[str, list[str]]:
+    """The datasets and methods there are; methods by their files, because importing them takes seconds."""
+    from mednb.datasets import DATASETS
+
+    methods = [path.stem for path in (ROOT / "mednb/methods").glob("*.py") if path.stem not in ("__init__", "base")]
+    return {"dataset": sorted(DATASETS), "method": sorted(methods)}
+
+
+def runs(grid: dict[str, list], stages: list[Stage], given: dict) -> dict[str, Run]:
+    """Every run by its name. Points of the grid that differ only in a later stage share their pretraining."""
+    found: dict[str, Run] = {}
+
+    def add(stage: Stage, name: str, point: dict, after: tuple[str, ...]) -> None:
+        own = given | {"run": name, "out": f"{given['runs']}/{name}"}
+        own |= {"pretrained": f"{given['runs']}/{after[0]}"} if after else {}
+        values = stage.at(point) | {key: value for key, value in own.items() if key in stage.takes}
+        run = Run(name, stage.name, stage.notebook, values, FILES.get(stage.name, ()), after)
+        if found.setdefault(name, run) != run:
+            raise ValueError(f"two runs would be called {name}, although their values differ")
+
+    varied = [key for key, values in grid.items() if len(values) > 1]
+    for combination in itertools.product(*grid.values()):
+        point, upstream, after = dict(zip(grid, combination, strict=True)), (), ()
+        for stage in stages:
+            if stage.name == "report":
+                continue
+            matters = [key for key in varied if any(each.value_of(key) for each in (stage, *upstream))]
+            name = label(stage, point, matters)
+            add(stage, name, point, after)
+            if stage.name == "pretrain":
+                upstream, after = (stage,), (name,)
+    for stage in stages:
+        if stage.name == "report":
+            add(stage, "report", {}, tuple(found))
+    return found
+
+
+def label(stage: Stage, point: dict, varied: list[str]) -> str:
+    """`pretrain-busi-simclr-s0`, then whatever else varies in the grid and matters to this run."""
+    values = {key: follow(value, point) for key, value in point.items()} | stage.at(point)
+    words = [stage.name, *(values[name] for name in ("dataset", "method") if name in values)]
+    words += [f"s{values['seed']}"] if "seed" in values else []
+    for key in varied:
+        if key not in ("dataset", "method", "seed"):
+            words.append(values[key] if isinstance(values[key], str) else f"{key.rpartition('.')[2]}{values[key]}")
+    return "-".join(re.sub(r"[^\w.+]+", "_", str(word)) for word in words)
+
+
+def absent(found: dict[str, Run]) -> Iterator[str]:
+    """One line for every dataset whose folder is not where the runs will look for it."""
+    from mednb.datasets import DATASETS, data_root
+
+    wanted = {(run.parameters.get("dataset"), run.parameters.get("data")) for run in found.values()}
+    for name, root in sorted(wanted - {(None, None)}, key=str):
+        card = DATASETS[name].CARD
+        if card.folder and not (data_root(root) / card.folder).is_dir():
+            yield f"dataset {name}: there is no folder {data_root(root) / card.folder}; {card.how_to_get}"
+
+
+def follow(value, point: dict):
+    """`$seed` -> the value of `seed` at this point."""
+    return point[value[1:]] if is_reference(value) else value
+
+
+def is_reference(value) -> bool:
+    return isinstance(value, str) and value.startswith("$")
+
+
+def choose(wanted: str, choices) -> str:
+    near = difflib.get_close_matches(str(wanted), choices, 1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Choose from {', '.join(choices) or 'none'}"
+
+
+def short(path: Path) -> str:
+    """A path as a person writes it: relative inside the current folder, absolute elsewhere; one place, one spelling."""
+    whole = Path(os.path.normpath(path.absolute()))
+    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
