@@ -209,17 +209,15 @@ def _pictures(pixels, where: str) -> np.ndarray:
     pixels = np.asarray(pixels)
     if pixels.ndim < 3 or not len(pixels):
         raise NothingToDraw(f"{where}: no images to draw; wanted (N, H, W), got {pixels.shape}")
-    return _grey(pixels)
+    return np.stack([_grey(image) for image in pixels])
 
 
-def _grey(pixels) -> np.ndarray:
-    """Channels first, as networks have them, to what imshow takes: one channel to none, three to last."""
-    pixels = np.asarray(pixels)
-    if pixels.ndim >= 3 and pixels.shape[-3] == 1:
-        return pixels[..., 0, :, :]
-    if pixels.ndim >= 3 and pixels.shape[-3] == 3 and pixels.shape[-1] != 3:
-        return np.moveaxis(pixels, -3, -1)
-    return pixels
+def _grey(image) -> np.ndarray:
+    """One image, (H, W) or channels first as networks have them, as imshow takes it."""
+    image = np.asarray(image)
+    if image.ndim == 2:
+        return image
+    return image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
 
 
 def _picture(ax: Axes, image: np.ndarray, among: np.ndarray) -> Axes:

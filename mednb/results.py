@@ -545,11 +545,18 @@ def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.
     return pd.DataFrame(rows, columns=[*varied, "initialisation", "images_seen", *headings.values()]).fillna("–")
 
 
-def write_tables(out: str | Path, shown: pd.DataFrame) -> None:
-    """Write a table for people as out/table.csv, out/table.md and out/table.tex."""
-    for ending, text in (("csv", _csv(shown)), ("md", _markdown(shown)), ("tex", _latex(shown))):
-        with files.whole(Path(out) / f"table.{ending}") as aside:
+def write_tables(out: str | Path, scores: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """Write intervals.csv, differences.csv (tidy), and table.csv, table.md and table.tex (for people) into `out`.
+
+    scores, compared: from `intervals` and `differences`. Returns the table for people.
+    """
+    shown = table(scores)
+    texts = {"intervals.csv": _csv(scores), "differences.csv": _csv(compared), "table.csv": _csv(shown)}
+    texts |= {"table.md": _markdown(shown), "table.tex": shown.to_latex(index=False, escape=True)}
+    for name, text in texts.items():
+        with files.whole(Path(out) / name) as aside:
             aside.write_text(text, encoding="utf-8")
+    return shown
 
 
 def _csv(shown: pd.DataFrame) -> str:
@@ -559,7 +566,3 @@ def _csv(shown: pd.DataFrame) -> str:
 def _markdown(shown: pd.DataFrame) -> str:
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.astype("str").to_numpy().tolist()]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
-
-
-def _latex(shown: pd.DataFrame) -> str:
-    return shown.rename(columns=str).to_latex(index=False, escape=True)

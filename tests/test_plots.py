@@ -1,0 +1,250 @@
+"""Figures hold what they were given, with nothing empty and nothing on top of each other; no rows are a sentence."""
+
+import subprocess
+import sys
+from itertools import pairwise
+
+import fake_runs
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+import pytest
+
+from mednb import plots, results
+
+IMAGES = fake_runs.images(n_patients=12, size=16)
+LESIONS = np.flatnonzero(IMAGES.masks.any(axis=(1, 2)))[:5]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    study = fake_runs.write_study(tmp_path_factory.mktemp("runs") / "s")
+    names = {"metrics": "metrics.csv", "maps": "map.parquet", "cases": "cases.parquet"}
+    found = {name: results.gather(study, file) for name, file in names.items()}
+    drawn = results.bootstrap(results.gather(study, "predictions.parquet"), found["cases"], replicates=50)
+    return found | {"scores": results.intervals(drawn), "differences": results.differences(drawn)}
+
+
+def examples(*names):
+    said = {"image_id": LESIONS, "image": IMAGES.pixels[LESIONS], "mask": IMAGES.masks[LESIONS]}
+    return {name: said | {"prediction": np.roll(IMAGES.masks[LESIONS], i, 1)} for i, name in enumerate(names)}
+
+
+def near(*names):
+    rng = np.random.default_rng(0)
+    found = {name: rng.integers(0, len(IMAGES.pixels), (4, 3)) for name in names}
+    labels = IMAGES.table["label"].to_numpy(str)
+    of = {name: labels[index] for name, index in found.items()}
+    return IMAGES.pixels[:4], {name: IMAGES.pixels[index] for name, index in found.items()}, labels[:4], of
+
+
+def assert_sound(figure, axes):
+    """The right number of axes, each with something in it; no tick label or legend on top of another or cut off."""
+    assert isinstance(figure, plots.Figure)
+    assert len(figure.axes) == axes
+    figure.draw_without_rendering()
+    page = figure.bbox.padded(1)
+    for ax in figure.axes:
+        assert ax.has_data()
+        for axis in (ax.xaxis, ax.yaxis):
+            boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
+            boxes = [box for box in boxes if box.width and ax.bbox.padded(40).overlaps(box)]
+            for one, other in pairwise(boxes):
+                assert not one.padded(-0.5).overlaps(other.padded(-0.5)), axis.axis_name
+        if ax.get_title():
+            assert page.containsx(ax.title.get_window_extent().x1)
+    for legend in figure.legends:
+        box = legend.get_window_extent()
+        assert page.x0 <= box.x0
+        assert box.x1 <= page.x1
+        assert not any(box.padded(-1).overlaps(ax.bbox) for ax in figure.axes)
+
+
+def test_a_montage_has_one_picture_each():
+    assert_sound(plots.montage(IMAGES.pixels[:8], IMAGES.table["label"][4:12], IMAGES.masks[:8], columns=3), 8)
+    assert_sound(plots.montage(IMAGES.pixels[:1]), 1)
+
+
+def test_an_outline_at_the_edge_or_around_everything_is_drawn():
+    masks = np.zeros((3, 16, 16), bool)
+    masks[1, :, 8:] = True
+    masks[2] = True
+    figure = plots.montage(IMAGES.pixels[:3], masks=masks)
+    assert_sound(figure, 3)
+    assert [len(ax.collections) for ax in figure.axes] == [0, 1, 1]
+    assert figure.axes[2].get_xlim() == (-0.5, 15.5)
+
+
+def test_views_and_pairs_stand_below_each_other():
+    first = IMAGES.pixels[:5].astype(np.float32) / 255
+    assert_sound(plots.views(first, first[:, ::-1]), 10)
+    assert_sound(plots.views(first[:, None], first[:, None], IMAGES.pixels[:5]), 15)
+    assert_sound(plots.pairs(IMAGES.pixels[:4], IMAGES.pixels[4:8], ["same case"] * 4), 8)
+    with pytest.raises(ValueError, match="there are 4 of image, 3 of partner"):
+        plots.pairs(IMAGES.pixels[:4], IMAGES.pixels[:3])
+
+
+def test_pictures_in_a_row_share_one_grey_scale():
+    figure = plots.views(IMAGES.pixels[:2] / 255.0, IMAGES.pixels[:2] / 510.0)
+    assert len({ax.images[0].get_clim() for ax in figure.axes[:2]}) == 1
+    assert {ax.images[0].get_clim() for ax in plots.montage(IMAGES.pixels[:2]).axes} == {(0, 255)}
+
+
+def test_colour_images_are_drawn_in_colour():
+    colour = np.repeat(IMAGES.pixels[:2, None], 3, axis=1)
+    assert plots.montage(colour).axes[0].images[0].get_array().shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("names", [("simclr",), ("simclr", "none", "byol")])
+def test_neighbours_are_framed_by_their_label(names):
+    queries, found, labels, of = near(*names)
+    figure = plots.neighbours(queries, found, pd.Series(labels, index=range(9, 13)), of)
+    assert_sound(figure, 4 * (1 + 3 * len(names)))
+    framed = [ax.spines["left"] for ax in figure.axes if ax.spines["left"].get_visible()]
+    right = sum((of[name] == labels[:, None]).sum() for name in names)
+    blue = matplotlib.colors.to_rgba(plots.RIGHT)
+    assert sum(spine.get_edgecolor() == blue for spine in framed) == right
+    assert len(framed) == 12 * len(names)
+
+
+@pytest.mark.parametrize("names", [("simclr",), ("simclr", "none", "byol")])
+def test_outlines_of_all_initialisations_are_of_the_same_images(names):
+    figure = plots.segmentation(examples(*names))
+    assert_sound(figure, 5 * (1 + len(names)))
+    assert figure.axes[5].get_ylabel() == plots.in_order(names)[0]
+    other = examples(*names)
+    other["moco"] = other["simclr"] | {"image_id": LESIONS[::-1]}
+    with pytest.raises(ValueError, match="different images"):
+        plots.segmentation(other)
+
+
+def test_an_exact_outline_has_dice_one():
+    figure = plots.segmentation(examples("simclr"))
+    assert {ax.get_title() for ax in figure.axes[5:]} == {"dice 1.00"}
+
+
+def test_training_curves_have_a_loss_for_each_and_four_shared_panels(rows):
+    figure = plots.training_curves(rows["metrics"])
+    assert_sound(figure, 2 + 4)
+    assert len(figure.axes[0].lines) == 3  # two seeds and their mean
+    alone = rows["metrics"].query("initialisation == 'byol' and seed == 0")
+    figure = plots.training_curves(alone[["initialisation", "seed", "epoch", "loss", "spread"]])
+    assert_sound(figure, 2)
+    assert len(figure.axes[0].lines) == 1
+
+
+def test_maps_have_a_panel_for_each_initialisation_and_one_legend(rows):
+    figure = plots.maps(rows["maps"])
+    assert_sound(figure, 3)
+    assert len(figure.legends) == 1
+    for ax in figure.axes:
+        drawn = sum(len(points.get_offsets()) for points in ax.collections)
+        assert drawn == 2 * 120
+    assert_sound(plots.maps(rows["maps"].query("initialisation == 'none'"), colour="split"), 1)
+    both = pd.concat([rows["maps"], rows["maps"].assign(dataset="busi")])
+    assert_sound(plots.maps(both), 6)
+
+
+def test_a_categorical_column_keeps_its_order_in_the_legend(rows):
+    order = ["normal", "benign", "malignant"]
+    points = rows["maps"].assign(label=pd.Categorical(rows["maps"]["label"], order))
+    assert [text.get_text() for text in plots.maps(points).legends[0].get_texts()] == order
+
+
+def test_label_efficiency_has_a_panel_for_each_task(rows):
+    figure = plots.label_efficiency(rows["scores"])
+    assert_sound(figure, 4)
+    assert [ax.get_title() for ax in figure.axes] == ["knn", "linear", "finetune", "segment"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["10 %", "25 %", "100 %"]
+    assert figure.axes[3].get_ylabel() == "dice"
+    one = rows["scores"].query("task == 'linear' and label_fraction == 0.1")
+    assert_sound(plots.label_efficiency(one), 1)
+    assert_sound(plots.label_efficiency(one, {"linear": "balanced_accuracy"}), 1)
+
+
+def test_settings_that_vary_have_panels_of_their_own(rows):
+    both = pd.concat([rows["scores"], rows["scores"].assign(dataset="busi")])
+    figure = plots.label_efficiency(both.query("task == 'linear'"))
+    assert_sound(figure, 2)
+    assert [ax.get_title() for ax in figure.axes] == ["phantoms: linear", "busi: linear"]
+
+
+def test_effects_fill_the_marks_whose_interval_excludes_zero(rows):
+    found = rows["differences"].query("metric in ['auroc', 'dice']")
+    figure = plots.effects(rows["differences"])
+    assert_sound(figure, 1)
+    marks = [line for line in figure.axes[0].lines if line.get_marker() in "s^"]
+    assert len(marks) == len(found)
+    full = sum(line.get_markerfacecolor() != "white" for line in marks)
+    assert full == ((found["low"] > 0) | (found["high"] < 0)).sum()
+    assert_sound(plots.effects(found.query("task == 'knn' and label_fraction == 0.1")), 1)
+
+
+def test_lesion_sizes_have_a_panel_for_each_label_fraction(rows):
+    assert_sound(plots.lesion_sizes(rows["cases"]), 3)
+    alone = rows["cases"].query("label_fraction == 1.0 and initialisation == 'none'")
+    assert_sound(plots.lesion_sizes(alone), 1)
+    assert_sound(plots.lesion_sizes(alone.iloc[:1]), 1)
+
+
+def test_class_counts_say_images_and_patients():
+    figure = plots.class_counts(IMAGES.table)
+    assert_sound(figure, 2)
+    written = [text.get_text() for text in figure.axes[1].texts]
+    assert sum(map(int, written)) == IMAGES.table["patient"].nunique()
+
+
+@pytest.mark.parametrize(
+    ("draw", "arguments"),
+    [
+        (plots.montage, [np.empty((0, 8, 8))]),
+        (plots.views, [np.empty((0, 8, 8))] * 2),
+        (plots.pairs, [np.empty((0, 8, 8))] * 2),
+        (plots.neighbours, [np.empty((0, 8, 8)), {}, [], {}]),
+        (plots.neighbours, [IMAGES.pixels, {}, [], {}]),
+        (plots.segmentation, [{}]),
+        (plots.training_curves, [pd.DataFrame()]),
+        (plots.maps, [pd.DataFrame()]),
+        (plots.label_efficiency, [pd.DataFrame()]),
+        (plots.effects, [pd.DataFrame()]),
+        (plots.lesion_sizes, [pd.DataFrame()]),
+        (plots.class_counts, [pd.DataFrame()]),
+    ],
+)
+def test_nothing_to_draw_is_a_sentence(draw, arguments):
+    with pytest.raises(plots.NothingToDraw, match=r"^[\w ]+: (no|there (is|are) no) "):
+        draw(*arguments)
+
+
+def test_rows_without_a_needed_column_are_a_sentence(rows):
+    with pytest.raises(ValueError, match=r"maps: the rows have no x; they have image_id"):
+        plots.maps(rows["maps"].drop(columns="x"))
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    alone, among = plots.styles(["simclr"]), plots.styles(["spark", "simclr", "none", "something new"])
+    assert alone["simclr"] == among["simclr"]
+    assert list(among) == ["none", "simclr", "something new", "spark"]
+    red, green, blue = matplotlib.colors.to_rgb(among["none"][0])
+    assert red == green == blue
+
+
+def test_initialisations_can_be_told_apart_without_colour():
+    looks = plots.styles([*plots.STYLES, *(f"simclr {i}" for i in range(5))]).values()
+    assert len({colour for colour, _, _ in looks}) == len(looks)
+    assert len({(marker, line) for _, marker, line in looks}) == len(looks)
+
+
+def test_classes_are_told_apart_in_grey():
+    grey = [np.dot(matplotlib.colors.to_rgb(colour), [0.299, 0.587, 0.114]) for colour in plots.CLASSES[:3]]
+    assert min(abs(a - b) for i, a in enumerate(grey) for b in grey[:i]) > 0.15
+
+
+def test_figures_show_and_save_themselves_without_pyplot(tmp_path):
+    code = "import sys; from mednb import plots; assert 'matplotlib.pyplot' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    figure = plots.montage(IMAGES.pixels[:2])
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    for ending in ("png", "svg"):
+        plots.save(figure, tmp_path / f"figures/montage.{ending}")
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"montage.png", "montage.svg"}

@@ -1,0 +1,249 @@
+"""The report is one page that stands alone, answers first, says what it lacks, and names no patient."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import fake_runs
+import numpy as np
+import pandas as pd
+import pytest
+
+from mednb import datasets, plots, report, results
+
+IMAGES = fake_runs.images(n_patients=30, size=16)
+VOID = {"meta", "img", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """What a test wants of a page: that every tag is closed, its text, its links and its images."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.text, self.links, self.sources = [], "", [], []
+        self.html = Path(path).read_text(encoding="utf-8")
+        self.feed(self.html)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attributes):
+        said = dict(attributes)
+        self.links += [said["href"]] if tag == "a" else []
+        self.sources += [said[name] for name in ("src", "srcset", "data") if name in said]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text += f"{text} " if "style" not in self.open else ""
+
+
+def study_of(folder, **values):
+    return fake_runs.write_study(folder, **{"of": IMAGES, "seeds": (0, 1), "fractions": (0.1, 1.0)} | values)
+
+
+def compared(study):
+    drawn = results.bootstrap(results.gather(study, "predictions.parquet"), results.gather(study, "cases.parquet"))
+    return results.intervals(drawn), results.differences(drawn)
+
+
+@pytest.fixture(autouse=True)
+def images_at_hand(monkeypatch):
+    monkeypatch.setattr(IMAGES, "fingerprint", "f" * 16, raising=False)
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: IMAGES)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return study_of(tmp_path_factory.mktemp("runs") / "planted")
+
+
+@pytest.fixture(scope="module")
+def page(study):
+    out = study / "report"
+    report.keep(plots.effects, compared(study)[1], out=out)
+    report.keep(report.maps, study, out=out)
+    written = report.write(study, out, title="Phantoms <b>& more</b>", question="Is 1 < 2?", profile="toy")
+    return Page(written)
+
+
+def test_the_page_needs_nothing_else(page):
+    assert all(source.startswith("data:image/png;base64,") for source in page.sources)
+    assert len(page.sources) == 2
+    assert "<script" not in page.html
+    assert "url(" not in page.html
+    assert "@import" not in page.html
+
+
+def test_what_it_is_given_is_escaped(page):
+    assert "<b>& more" not in page.html
+    assert "Phantoms <b>& more</b> Is 1 < 2?" in page.text
+
+
+def test_no_patient_is_named(page):
+    assert not [name for name in set(IMAGES.table["patient"]) if name in page.text]
+
+
+def test_the_answer_comes_first_then_the_budget_then_the_scores(page):
+    order = ["answer", "budget", "scores", "figures", "geometry", "data", "remarks", "runs"]
+    assert re.findall(r'<section id="(\w+)">', page.html) == order
+    assert page.text.index("With 10 % of the labels") < page.text.index("Every pretrained encoder")
+    assert "Every pretrained encoder saw the same number of images: 23,040" in page.text
+
+
+def test_every_run_links_to_its_notebook(study, page):
+    links = [link for link in page.links if not link.startswith("#")]
+    assert len(links) == 3 * 2 * 4
+    assert all((study / "report" / unquote(link)).is_file() for link in links)
+    anchors = {link[1:] for link in page.links if link.startswith("#")}
+    assert anchors <= set(re.findall(r'id="(\w+)"', page.html))
+
+
+def test_the_data_are_counted(page):
+    counts = IMAGES.table.groupby("split")["patient"].agg(["size", "nunique"])
+    assert f"all {counts.loc['train', 'size']} ({counts.loc['train', 'nunique']})" in page.text
+    assert "No patient is in two splits" in page.text
+    assert datasets.DATASETS["phantoms"].CARD.licence in page.text
+
+
+def test_a_patient_in_two_splits_is_shouted(tmp_path):
+    study = study_of(tmp_path / "s", stages=("embed",), seeds=(0,))
+    for path in study.glob("embed-*/map.parquet"):
+        points = pd.read_parquet(path)
+        points.loc[0, "split"] = "val" if points.loc[0, "split"] != "val" else "train"
+        points.to_parquet(path)
+    assert "Some patients are in two splits: do not believe" in Page(report.write(study, tmp_path)).text
+
+
+def test_figures_that_were_not_drawn_are_a_sentence(page):
+    assert "How pretraining went: not drawn, because nothing was pretrained." in page.text
+    assert "What lies near what: not drawn" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("strength", "word"), [(3.0, "helped"), (-3.0, "hurt"), (0.0, "undecided")], ids=["helps", "hurts", "nothing"]
+)
+def test_the_answer_says_what_was_planted(tmp_path, strength, word):
+    effects = {"none": 0.0, "simclr": strength}
+    values = {"methods": ("none", "simclr"), "stages": ("classify", "segment"), "tasks": ("linear",)}
+    study = study_of(tmp_path / "s", effects=effects, seeds=(0, 1, 2, 3), of=fake_runs.images(150, 16), **values)
+    scores, differences = compared(study)
+    said = report.answers(scores, differences)
+    assert [answer["verdict"] for answer in said] == [word, word]
+    assert said[0]["sentence"].startswith("With 10 % of the labels, a linear probe on simclr reached an auroc of ")
+    assert said[1]["sentence"].startswith("With 10 % of the masks, a U-Net started from simclr reached a dice of ")
+    assert report.VERDICTS[word] in said[0]["sentence"]
+    assert sum(report.tally(differences).values()) == 4
+
+
+def test_the_numbers_in_the_answer_are_those_of_the_tables(study):
+    scores, differences = compared(study)
+    asked = "initialisation == 'byol' and task == 'linear' and metric == 'auroc' and label_fraction == 0.1"
+    score, change = scores.query(asked).iloc[0], differences.query(asked).iloc[0]
+    sentence = next(a["sentence"] for a in report.answers(scores, differences) if "probe on byol" in a["sentence"])
+    assert f"auroc of {score['mean']:.2f} [{score['low']:.2f},\xa0{score['high']:.2f}]" in sentence
+    assert f"The difference is {change['difference']:+.3f}".replace("-", "−") in sentence
+
+
+def test_one_seed_is_not_hidden(tmp_path):
+    study = study_of(tmp_path / "s", seeds=(0,), stages=("classify",))
+    text = Page(report.write(study, tmp_path)).text
+    assert "This is one seed: another may say otherwise." in text
+    assert "There is one seed: the intervals hold the chance of the patients only" in text
+
+
+@pytest.mark.parametrize("stage", fake_runs.STAGES)
+def test_a_study_of_one_stage_still_has_a_report(tmp_path, stage):
+    study = study_of(tmp_path / "s", stages=(stage,), methods=("simclr",), seeds=(0,), fractions=(0.1,))
+    text = Page(report.write(study, tmp_path)).text
+    assert "There is no answer yet" in text
+    assert "Not in this study" in text
+    assert "Random initialisation (method none) is not in the study" in text
+
+
+def test_a_study_without_the_linear_probe_answers_with_another_task(tmp_path):
+    study = study_of(tmp_path / "s", stages=("classify",), tasks=("knn",), seeds=(0,))
+    assert all("the nearest neighbours in" in answer["sentence"] for answer in report.answers(*compared(study)))
+
+
+def test_datasets_are_told_apart(tmp_path):
+    study = study_of(tmp_path / "s", stages=("classify",), tasks=("linear",), seeds=(0,))
+    for name in ("none", "simclr", "byol"):
+        folder = study / f"classify-{name}-s0"
+        other = study / f"other-{name}"
+        folder.rename(other)
+        said = json.loads((other / "run.json").read_text()) | {"dataset": "busi", "run": other.name}
+        (other / "run.json").write_text(json.dumps(said))
+    study_of(study, stages=("classify",), tasks=("linear",), seeds=(0,))
+    text = Page(report.write(study, tmp_path)).text
+    assert "busi: With 10 % of the labels" in text
+    assert "phantoms: linear, auroc" in text
+
+
+# -------------------- figures of the report
+
+
+def test_a_figure_is_kept_under_its_name_and_removed_when_it_no_longer_can_be_drawn(tmp_path, study):
+    assert isinstance(report.keep(report.maps, study, out=tmp_path), plots.Figure)
+    assert (tmp_path / "figures/maps.png").is_file()
+    empty = study_of(tmp_path / "s", stages=("classify",), seeds=(0,))
+    assert report.keep(report.maps, empty, out=tmp_path) == "maps: no run left a map.parquet"
+    assert not (tmp_path / "figures/maps.png").exists()
+
+
+def test_only_the_first_seed_is_mapped(study):
+    figure = report.maps(study)
+    assert [ax.get_title() for ax in figure.axes] == ["none", "byol", "simclr"]
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == len(IMAGES.table)
+
+
+def test_neighbours_are_training_images_of_a_test_image(study, monkeypatch):
+    monkeypatch.setattr(plots, "neighbours", lambda *what: what)
+    queries, found, labels, near = report.neighbours(study, queries=6, k=2)
+    of = {image.tobytes(): row for image, row in zip(IMAGES.pixels, IMAGES.table.itertuples(), strict=True)}
+    assert list(labels) == ["benign"] * 2 + ["malignant"] * 2 + ["normal"] * 2
+    assert [of[query.tobytes()].label for query in queries] == list(labels)
+    assert {of[query.tobytes()].split for query in queries} == {"test"}
+    for name, images in found.items():
+        rows = [[of[image.tobytes()] for image in line] for line in images]
+        assert {row.split for line in rows for row in line} == {"train"}
+        assert [[row.label for row in line] for line in rows] == near[name].tolist()
+    assert np.mean(near["simclr"] == np.asarray(labels)[:, None]) > np.mean(near["none"] == np.asarray(labels)[:, None])
+
+
+def test_images_that_are_not_those_of_the_runs_are_not_shown(study, monkeypatch, tmp_path):
+    monkeypatch.setattr(IMAGES, "fingerprint", "another")
+    assert "not those that the runs used" in report.keep(report.neighbours, study, out=tmp_path)
+
+    def missing(*_):
+        raise FileNotFoundError("data/BUSI is missing")
+
+    monkeypatch.setattr(datasets, "load", missing)
+    assert "data/BUSI is missing" in report.keep(report.neighbours, study, out=tmp_path)
+
+
+def test_outlines_are_of_the_first_seed(study):
+    figure = report.segmentation(study)
+    assert len(figure.axes) == 4 * 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("stages", [fake_runs.STAGES, ("pretrain",)], ids=["whole", "partial"])
+def test_the_notebook_writes_everything_it_promises(tmp_path, stages):
+    from mednb.study import notebook
+
+    study = study_of(tmp_path / "s", stages=stages)
+    values = {"runs": str(study), "out": str(study / "report"), "study": "s", "title": "A title"}
+    book = Path(__file__).parents[1] / "notebooks/07_report.ipynb"
+    promised = ("results.csv", "table.csv", "table.md", "table.tex", "report.html")
+    notebook.run(book, values, study / "report", promised)
+    assert "A title" in Page(study / "report/report.html").text
+    drawn = {path.stem for path in (study / "report/figures").iterdir()}
+    # The images of these runs were never drawn as phantoms, so the notebook, a process of its own, has no thumbnails.
+    assert drawn == (set(report.FIGURES) - {"neighbours"} if len(stages) > 1 else {"training_curves"})
