@@ -27,7 +27,7 @@ import pandas as pd
 from mednb.datasets import store
 from mednb.datasets.card import Card
 
-VERSION = 2  # part of the store's key: raise it when the same seed would draw something else
+VERSION = 4  # part of the store's key: raise it when the same seed would draw something else
 COUNT = 2000  # images drawn when no limit is given
 BLOCK = 60  # patients drawn at once; the first n phantoms are the same however many follow
 WAVES = 24  # plane waves that make up one random field
@@ -68,6 +68,7 @@ TEXTURES = {
     "gland": (2.5, 1.2),
     "fibre": (7, 1.6),
     "muscle": (8, 0.4),
+    "patch": (6, 3.5),
     "upper": (9, FLAT),
     "lower": (12, FLAT),
     "contact": (4, FLAT),
@@ -141,6 +142,7 @@ def patients(rng: np.random.Generator, first: int) -> pd.DataFrame:
     people["fat_db"] = rng.normal(-6, 2.5, n)
     people["muscle_db"] = rng.normal(-6, 3, n)
     people["texture_db"] = rng.uniform(1.5, 4.5, n)  # unevenness of the gland
+    people["patch_db"] = rng.uniform(1, 6, n)  # islands of darker and brighter tissue, larger than a lesion's detail
     people["septa_db"] = rng.uniform(3, 10, n)  # bright strands
 
     # How suspicious a lesion looks is one hidden number around 0 or 1; every sign follows it, with noise of its own.
@@ -162,7 +164,7 @@ def patients(rng: np.random.Generator, first: int) -> pd.DataFrame:
             "halo_db": sign(0, 3, 1.5),  # a bright rim
             "posterior_db": sign(2, -4, 4.5),  # behind the lesion: enhancement or shadow
             "tilt_deg": rng.normal(0, 12, n),
-            "x_mm": rng.uniform(-0.3, 0.3, n) * people["field_mm"],  # from the middle of the picture
+            "x_mm": rng.uniform(-0.35, 0.35, n) * people["field_mm"],  # from the middle of the picture
             "z_mm": people["skin_mm"] + people["fat_mm"] + rng.uniform(0.1, 0.7, n) * people["gland_mm"],
         }
     )
@@ -258,7 +260,8 @@ def tissue(of: dict, texture: dict, z: np.ndarray) -> np.ndarray:
     echo = 5.0 + passed(fat, 0.2) * (lobules - 5)
     echo += passed(gland, 0.4) * (fibres - echo)
     echo += passed(muscle, 0.3) * (strands - echo) + 5 * near(muscle, 0.4)
-    return echo + passed(wall, 0.5) * (-10 - echo) + 8 * near(wall, 0.6)
+    echo += passed(wall, 0.5) * (-10 - echo) + 8 * near(wall, 0.6)
+    return echo + of["patch_db"] * texture["patch"]
 
 
 def distance_to_lesion(of: dict, phase: np.ndarray, x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -284,7 +287,7 @@ def scan(echo: np.ndarray, beam: np.ndarray, of: dict, rng: np.random.Generator)
 
     n, size, _ = echo.shape
     scatterers = rng.standard_normal((n, size, size, 2), np.float32).view(np.complex64)[..., 0]
-    scatterers *= 10 ** (echo / 20)
+    scatterers *= 10 ** (echo / 20) * np.float32(np.sqrt(0.5))  # two parts share the power
     # The pulse is a Gaussian, shorter down than across. Its transfer function is one factor per axis.
     waves_per_pixel = 2 * np.pi * fft.fftfreq(size).astype(np.float32)
     wide, long = (np.maximum(0.42 * of[name] * size / of["field_mm"], 0.35) for name in ("beam_mm", "pulse_mm"))

@@ -46,7 +46,7 @@ def assert_disjoint(table: pd.DataFrame) -> None:
     if len(both):
         some = ", ".join(f"{patient} ({' and '.join(names)})" for patient, names in both.iloc[:5].items())
         more = f" and {len(both) - 5} more" if len(both) > 5 else ""
-        raise ValueError(f"{len(both)} patients are on both sides of a split: {some}{more}.")
+        raise ValueError(f"Patients on both sides of a split: {some}{more}.")
 
 
 def split_hash(table: pd.DataFrame) -> str:
