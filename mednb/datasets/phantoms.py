@@ -43,8 +43,9 @@ CARD = Card(
     patients="two to four images of each; the number of patients follows the number of images",
     masks="one per image, exact; empty for normal",
     licence="MIT, as the rest of mednb",
-    citation="mednb",
+    citation="none; they are part of mednb",
     how_to_get="nothing to get: they are drawn when they are asked for",
+    defects=("Drawn, not scanned: what holds for phantoms need not hold for patients.",),
 )
 
 # What a scanner does to the picture, whoever is in it: beam width and pulse length (mm), dynamic range (dB), the share
@@ -60,8 +61,9 @@ SCANNERS = pd.DataFrame(
     index=["A", "B", "C", "D"],
 )
 
-# Scales (mm across, mm down) of what varies from place to place: lobules of fat, gland, fibres of the muscle; the upper
-# and the lower border of the gland and the contact of the probe with the skin vary across only.
+# Scales (mm across, mm down) of what varies from place to place: lobules of fat, grain of the gland, bright fibres,
+# strands of the muscle, islands of darker and brighter tissue, the inside of a lesion. The upper and the lower border of
+# the gland and the contact of the probe with the skin vary across only.
 FLAT = 1e6
 TEXTURES = {
     "fat": (5, 3),
@@ -142,7 +144,7 @@ def patients(rng: np.random.Generator, first: int) -> pd.DataFrame:
     people["fat_db"] = rng.normal(-6, 2.5, n)
     people["muscle_db"] = rng.normal(-6, 3, n)
     people["texture_db"] = rng.uniform(1.5, 4.5, n)  # unevenness of the gland
-    people["patch_db"] = rng.uniform(1, 6, n)  # islands of darker and brighter tissue, larger than a lesion's detail
+    people["patch_db"] = rng.uniform(1, 6, n)  # islands of darker and brighter tissue
     people["septa_db"] = rng.uniform(3, 10, n)  # bright strands
 
     # How suspicious a lesion looks is one hidden number around 0 or 1; every sign follows it, with noise of its own.
