@@ -1,7 +1,6 @@
 """One notebook, run strictly: what it takes, what is refused, and what is left when it fails."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -164,25 +163,8 @@ def test_no_kernel_outlives_its_run(tmp_path, ask, state):
     task = {"notebook": str(book), "parameters": {"out": str(tmp_path)}, "files": []}
     (tmp_path / "parameters.json").write_text(json.dumps(task))
     process = subprocess.Popen([sys.executable, "-m", "mednb.study.notebook", tmp_path])
-    pid = int(within(60, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    pid = int(tiny.within(60, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     process.send_signal(ask)
     process.wait(20)
-    within(20, lambda: not alive(pid))
+    tiny.within(20, lambda: not tiny.alive(pid))
     assert json.loads((tmp_path / "status.json").read_text())["state"] == state
-
-
-def within(seconds: float, happens):
-    """What `happens()` returns once it is true; fails when it is not in time."""
-    until = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.1)
-    return found
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z" if Path("/proc").exists() else True

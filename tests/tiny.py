@@ -1,5 +1,7 @@
 """Notebooks and studies of a few lines, written where a test wants them."""
 
+import os
+import time
 from pathlib import Path
 
 import nbformat
@@ -44,3 +46,20 @@ def stages(folder: Path, **more: str) -> dict:
 def study(file: Path, **settings) -> Path:
     file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return file
+
+
+def within(seconds: float, happens):
+    """What `happens()` returns once it is true; fails when it is not in time."""
+    until = time.monotonic() + seconds
+    while not (found := happens()):
+        assert time.monotonic() < until, f"not within {seconds} s"
+        time.sleep(0.1)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z" if Path("/proc").exists() else True

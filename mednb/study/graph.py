@@ -55,7 +55,8 @@ def run(plan: Plan, jobs: int | None = None, executor: str = "local", dry_run: b
 
 def write(plan: Plan, threads: int) -> None:
     """plan.json for the Snakefile, and each run's parameters.json, only if it changed: that is what makes a run old."""
-    config = {"study": plan.study, "python": sys.executable, "cwd": str(Path.cwd()), "threads": threads, "runs": []}
+    config = {"study": plan.study, "folder": str(plan.folder), "cwd": str(Path.cwd()), "python": sys.executable}
+    config |= {"threads": threads, "runs": []}
     for name, each in plan.runs.items():
         file, task = plan.folder / name / "parameters.json", each.task()
         if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(task)):

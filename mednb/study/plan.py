@@ -110,13 +110,12 @@ def read(file: str | Path, profile: str | None = None, data: str | None = None, 
         grid, stages, wrong = at_profile(settings, profile, file.parent)
         if data is not None and not Path(data).is_dir():
             raise ValueError(f"--data {data}: there is no such folder")
-        if data is not None and any("data" in stage.takes for stage in stages):
-            grid["data"] = [short(Path(data))]
         if wrong := [*wrong, *misfits(grid, stages)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
         folder = short(Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}"))
         given = {key: settings.get(key, "") for key in ("study", "title", "question")} | {"profile": profile or ""}
-        found = runs(grid, stages, given | {"runs": folder})
+        given |= {"runs": folder} | ({"data": short(Path(data))} if data is not None else {})
+        found = runs(grid, stages, given)
         if wrong := list(absent(found)):
             raise ValueError("\n".join(wrong))
         return Plan(settings["study"], file, Path(folder), found)
@@ -275,11 +274,11 @@ def absent(found: dict[str, Run]) -> Iterator[str]:
     """One line for every dataset whose folder is not where the runs will look for it."""
     from mednb.datasets import DATASETS, data_root
 
-    wanted = {(run.parameters.get("dataset"), run.parameters.get("data")) for run in found.values()}
-    for name, root in sorted(wanted - {(None, None)}, key=str):
+    values = [run.parameters for run in found.values() if "dataset" in run.parameters]
+    for name, root in dict.fromkeys((each["dataset"], each.get("data")) for each in values):
         card = DATASETS[name].CARD
         if card.folder and not (data_root(root) / card.folder).is_dir():
-            yield f"dataset {name}: there is no folder {data_root(root) / card.folder}; {card.how_to_get}"
+            yield f"dataset {name}: there is no folder {(data_root(root) / card.folder).resolve()}; {card.how_to_get}"
 
 
 def follow(value, point: dict):

@@ -1,0 +1,267 @@
+"""A study file becomes a plan, and the plan is brought up to date: in order, and again only where it has to be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from filelock import FileLock
+
+from mednb.study import graph, progress
+from mednb.study.notebook import RunFailed
+from mednb.study.plan import read
+
+GRID = {"dataset": "phantoms", "method": ["none", "simclr"], "seed": [0, 1], "fold": "$seed"}
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Writes a study of stubs into a folder of its own, which is also the current one."""
+    monkeypatch.chdir(tmp_path)
+    stubs = tiny.stages(tmp_path)
+
+    def write(stages=("pretrain", "embed", "classify", "segment", "report"), grid=GRID, values=(), **more) -> Path:
+        chosen = {stage: stubs[stage] | dict(values).get(stage, {}) for stage in stages}
+        return tiny.study(tmp_path / "tiny.yml", grid=grid, stages=chosen, **more)
+
+    return write
+
+
+def wrong(file: Path, **options) -> str:
+    with pytest.raises((ValueError, OSError)) as caught:
+        read(file, **options)
+    return str(caught.value)
+
+
+# -------------------- the plan
+
+
+def test_every_point_of_the_grid_is_pretrained_and_then_used(written):
+    plan = read(written())
+    assert len(plan.runs) == 4 * 4 + 1
+    assert list(plan.runs)[:2] == ["pretrain-phantoms-none-s0", "embed-phantoms-none-s0"]
+    embed = plan.runs["embed-phantoms-simclr-s1"]
+    assert embed.after == ("pretrain-phantoms-simclr-s1",)
+    assert embed.parameters["pretrained"] == "runs/tiny/pretrain-phantoms-simclr-s1"
+    assert embed.parameters["out"] == "runs/tiny/embed-phantoms-simclr-s1"
+    assert embed.parameters["fold"] == 1  # $seed
+    assert embed.parameters["epochs"] == 3  # the notebook's own
+    assert set(plan.runs["report"].after) == set(plan.runs) - {"report"}
+
+
+def test_a_stage_has_values_of_its_own_and_a_name_says_what_varies(written):
+    grid = GRID | {"seed": 0, "pretrain.epochs": [10, 20]}
+    plan = read(written(("pretrain", "embed"), grid, {"embed": {"epochs": 5}}))
+    run = plan.runs["embed-phantoms-none-s0-epochs20"]
+    assert run.parameters["epochs"] == 5
+    assert plan.runs[run.after[0]].parameters["epochs"] == 20
+
+
+def test_points_that_differ_only_later_share_their_pretraining(written):
+    grid = {"method": "none", "embed.epochs": [1, 2]}
+    assert list(read(written(("pretrain", "embed"), grid)).runs) == [
+        "pretrain-phantoms-none-s0",
+        "embed-phantoms-none-s0-epochs1",
+        "embed-phantoms-none-s0-epochs2",
+    ]
+
+
+def test_a_profile_replaces_values_and_has_a_folder_of_its_own(written):
+    toy = {"grid": {"seed": [0]}, "stages": {"pretrain": {"epochs": 1}}}
+    file = written(("pretrain",), profiles={"class": {}, "toy": toy})
+    assert read(file).folder == read(file, "class").folder == Path("runs/tiny")
+    plan = read(file, "toy")
+    assert plan.folder == Path("runs/tiny-toy")
+    assert [run.parameters["epochs"] for run in plan.runs.values()] == [1, 1]
+    assert "did you mean 'toy'?" in wrong(file, profile="toi")
+
+
+def test_a_notebook_of_ones_own_can_be_a_stage(written, tmp_path):
+    tiny.notebook(tmp_path / "mine.ipynb", tiny.PARAMETERS, "1")
+    file = written(("pretrain",))
+    file.write_text(file.read_text() + "  probe:\n    notebook: mine.ipynb\n")
+    run = read(file).runs["probe-phantoms-none-s0"]
+    assert (run.files, run.after) == ((), ("pretrain-phantoms-none-s0",))
+
+
+def test_everything_wrong_is_said_at_once(written):
+    grid = {"datset": "phantoms", "method": ["simcrl"], "seed": "one", "fold": "$sede", "out": "here"}
+    said = wrong(written(("pretrain", "embed"), grid, {"embed": {"epocs": 3, "epochs": "3x"}}, titel="Tiny"))
+    for sentence in (
+        "tiny.yml: titel: unknown key; did you mean 'title'?",
+        "tiny.yml: grid.datset: no notebook of this study has such a parameter; did you mean 'dataset'?",
+        "tiny.yml: grid.method: there is no method 'simcrl'; did you mean 'simclr'?",
+        "tiny.yml: grid.seed: seed: 'one' is no whole number",
+        "tiny.yml: grid.fold: $sede refers to no key of the grid; did you mean 'seed'?",
+        "tiny.yml: grid.out: `mednb run` fills this in",
+        "tiny.yml: stages.embed.epocs: embed.ipynb has no parameter 'epocs'; did you mean 'epochs'?",
+        "tiny.yml: stages.embed.epochs: epochs: '3x' is no whole number",
+    ):
+        assert sentence in said
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("- 1", "has no keys"),
+        ("stages: [", "is not YAML"),
+        ("study: tiny", "stages: none is named"),
+        ("study: a/b\nstages: {pretrain: }", "'a/b' names a folder"),
+        ("stages: {pretrain: 3}", "stages.pretrain: 3 is not a mapping"),
+        ("stages: {pretrian: {}}", "did you mean 'pretrain'?"),
+        ("stages: {pretrain: {notebook: no.ipynb}}", "no.ipynb"),
+        ("stages: {pretrain: {}, pretrain: {}}", "'pretrain' stands there twice"),
+    ],
+)
+def test_a_file_that_is_no_study_is_answered_with_a_sentence(tmp_path, text, sentence):
+    file = tmp_path / "tiny.yml"
+    file.write_text(text)
+    assert sentence in wrong(file)
+
+
+def test_missing_data_is_said_before_anything_runs(written, tmp_path):
+    file = written(("pretrain",), {"dataset": "busi"})
+    (tmp_path / "pretrain.ipynb").unlink()
+    tiny.notebook(tmp_path / "pretrain.ipynb", tiny.PARAMETERS + "\ndata = None  # where")
+    assert "no such folder" in wrong(file, data=tmp_path / "nowhere")
+    assert f"dataset busi: there is no folder {tmp_path}" in wrong(file, data=tmp_path)
+    phantoms = read(written(("pretrain",), {"dataset": "phantoms"}), data=".")
+    assert phantoms.runs["pretrain-phantoms-none-s0"].parameters["data"] == "."
+
+
+# -------------------- bringing it up to date
+
+
+def report(capsys) -> str:
+    return capsys.readouterr().out
+
+
+def states(folder: str = "runs/tiny") -> dict[str, tuple]:
+    """When each executed notebook was written."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in Path(folder).glob("*/notebook.ipynb")}
+
+
+@pytest.mark.slow
+def test_a_study_is_done_once_and_again_only_where_it_changed(written, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "usable_cores", lambda: 6)
+    seen = "import os\nPath(f'{out}/threads').write_text(' '.join(map(os.environ.get, names)))"
+    seen = f"from pathlib import Path\nnames = {graph.THREADS}\n{seen}"
+    tiny.stages(tmp_path, pretrain=seen)
+    stages = ("pretrain", "embed", "report")
+    file = written(stages, {})
+    graph.run(read(file), jobs=2)
+    assert "3 of 3 runs done now" in report(capsys)
+    assert Path("runs/tiny/pretrain-phantoms-none-s0/threads").read_text() == "3 3 3 3"  # 6 cores for 2 notebooks
+    first = states()
+    assert set(first) == set(read(file).runs)
+
+    tiny.stages(tmp_path, pretrain=seen)  # the notebooks are saved again, and hold what they held
+    started = time.monotonic()
+    graph.run(read(file))
+    assert time.monotonic() - started < 15
+    assert report(capsys) == "tiny: all 3 runs are up to date; report: runs/tiny/report/report.html\n"
+
+    changed = {"embed": {"epochs": 9}}
+    graph.run(read(written(stages, {}, changed)), dry_run=True)
+    assert report(capsys) == "tiny: 2 of 3 runs to do, 1 at a time:\n  embed-phantoms-none-s0\n  report\n"
+    graph.run(read(file))
+    second = states()
+    assert {name for name in first if second[name] != first[name]} == {"embed-phantoms-none-s0", "report"}
+
+    graph.run(read(written(("pretrain", "report"), {})))  # the report tells of fewer runs, so it is another
+    assert "1 of 2 runs done now" in report(capsys)
+
+
+@pytest.mark.slow
+def test_a_failed_run_stops_only_what_needs_it(written, capsys, tmp_path):
+    fails = "assert method == 'none' or fixed, 'this one fails'"
+    tiny.stages(tmp_path, pretrain=f"from pathlib import Path\nfixed = Path('fixed').exists()\n{fails}")
+    file = written(("pretrain", "embed", "report"), {"method": ["none", "simclr"]})
+    with pytest.raises(RunFailed) as caught:
+        graph.run(read(file), jobs=2)
+    failed = "runs/tiny/pretrain-phantoms-simclr-s0/notebook.failed.ipynb"
+    assert "1 of 5 runs failed" in str(caught.value)
+    assert f"pretrain-phantoms-simclr-s0: cell [3]: AssertionError: this one fails (see {failed}" in str(caught.value)
+    assert "2 runs that need them were not started" in str(caught.value)
+    assert Path(failed).exists()
+    assert set(states()) == {"pretrain-phantoms-none-s0", "embed-phantoms-none-s0"}
+    (tmp_path / "fixed").touch()
+    graph.run(read(file), jobs=2)
+    assert "3 of 5 runs done now" in report(capsys)
+    assert not Path(failed).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ask", [signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_stopped_goes_on_where_it_was(written, capsys, tmp_path, ask):
+    wait = "Path(f'pid-{method}').write_text(str(os.getpid()))\n"
+    wait += "time.sleep(0 if method == 'none' or Path('go').exists() else 600)"
+    wait = f"import os, time\nfrom pathlib import Path\n{wait}"
+    tiny.stages(tmp_path, pretrain=wait)
+    file = written(("pretrain", "report"), {"method": ["none", "simclr"]})
+    command = [sys.executable, "-m", "mednb.cli", "run", str(file), "--jobs", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    tiny.within(60, lambda: Path("pid-simclr").exists() and "pretrain-phantoms-none-s0" in states())
+    with pytest.raises(RunFailed, match="in use by another"):
+        graph.run(read(file))
+    time.sleep(2)  # Snakemake takes note of what has finished
+    before = states()
+    process.send_signal(ask)
+    _, said = process.communicate(timeout=30)
+    tiny.within(30, lambda: not tiny.alive(int(Path("pid-simclr").read_text())))
+    assert process.returncode == {signal.SIGTERM: 130, signal.SIGKILL: -9}[ask]
+    assert ask == signal.SIGKILL or "the same command goes on from here: tiny: 1 of 3 done" in said
+
+    (tmp_path / "go").touch()
+    graph.run(read(file))
+    assert "2 of 3 runs done now" in report(capsys)
+    assert states()["pretrain-phantoms-none-s0"] == before["pretrain-phantoms-none-s0"]
+
+
+def test_two_studies_cannot_use_one_folder_at_once(written):
+    plan = read(written(("pretrain",)))
+    plan.folder.mkdir(parents=True)
+    with FileLock(plan.folder / ".lock"), pytest.raises(RunFailed, match="runs/tiny is in use"):
+        graph.run(plan)
+
+
+def test_slurm_is_asked_with_squeue_and_without_an_account(written):
+    plan = read(written(("pretrain",)))
+    command = " ".join(graph.snakemake(plan, 8, 4, "slurm"))
+    assert "--executor slurm --jobs 8" in command
+    assert "--slurm-no-account --slurm-status-command squeue" in command
+    assert "started_by" not in command  # a job on another machine has no parent here
+    assert "--cores 8" in " ".join(graph.snakemake(plan, 4, 2, "local"))
+
+
+def test_slurm_without_its_plugin_is_a_sentence(written, monkeypatch):
+    monkeypatch.setattr(graph, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install snakemake-executor-plugin-slurm"):
+        graph.run(read(written(("pretrain",))), executor="slurm")
+
+
+def test_cores_are_counted_within_the_container():
+    assert 1 <= graph.usable_cores() <= os.cpu_count()
+
+
+def test_the_progress_line_counts_and_estimates(written):
+    plan = read(written(("pretrain", "report"), {"method": ["none", "simclr", "byol"]}))
+    names, todo = list(plan.runs), set(list(plan.runs)[1:])  # the first was up to date before
+    assert progress.line(plan, todo, jobs=1) == "tiny: 1 of 4 done, 0 running, 0 failed"
+
+    def tell(name, **status):
+        (plan.folder / name).mkdir(parents=True, exist_ok=True)
+        (plan.folder / name / "status.json").write_text(json.dumps(status))
+
+    tell(names[0], state="done", started=0, seconds=600)
+    tell(names[1], state="running", started=time.time() - 300, seconds=0)
+    assert progress.line(plan, todo, jobs=2) == (
+        f"tiny: 1 of 4 done, 1 running ({names[1]}), 0 failed, about 12 min left"  # (5 + 10 + 10) / 2
+    )
+    tell(names[1], state="failed", started=0, seconds=1, why="why")
+    assert "0 running, 1 failed, about 10 min left" in progress.line(plan, todo, jobs=2)
