@@ -46,8 +46,7 @@ def load(name: str, root: str | Path | None = None, size: int = 128, fold: int =
     drawn = module.CARD.folder is None  # then the limit is how many
     found = module.stored(size, limit) if drawn else module.stored(data_root(root), size)
     table = found.table
-    table["split"] = splits.split(table, fold)
-    table["fold"] = fold
+    table["split"], table["fold"] = splits.of_fold(table.pop("part").to_numpy(), fold), fold
     splits.assert_disjoint(table)
     always = ["image_id", "patient", "label", "split", "fold", "modality", "source"]
     images = Images(

@@ -27,7 +27,7 @@ import pandas as pd
 from mednb.datasets import store
 from mednb.datasets.card import Card
 
-VERSION = 4  # part of the store's key: raise it when the same seed would draw something else
+VERSION = 5  # part of the store's key: raise it when the same seed would draw something else
 COUNT = 2000  # images drawn when no limit is given
 BLOCK = 60  # patients drawn at once; the first n phantoms are the same however many follow
 WAVES = 24  # plane waves that make up one random field
@@ -62,8 +62,8 @@ SCANNERS = pd.DataFrame(
 )
 
 # Scales (mm across, mm down) of what varies from place to place: lobules of fat, grain of the gland, bright fibres,
-# strands of the muscle, islands of darker and brighter tissue, the inside of a lesion. The upper and the lower border of
-# the gland and the contact of the probe with the skin vary across only.
+# strands of the muscle, islands of darker and brighter tissue, the inside of a lesion. The upper and the lower border
+# of the gland and the contact of the probe with the skin vary across only.
 FLAT = 1e6
 TEXTURES = {
     "fat": (5, 3),
@@ -91,7 +91,7 @@ def stored(size: int, limit: int | None) -> store.Store:
                 yield pixels, masks
 
         store.fill(folder, n, size, True, blocks())
-        pd.concat(tables, ignore_index=True).to_parquet(folder / "table.parquet", index=False)
+        store.write_table(folder, pd.concat(tables, ignore_index=True))
 
     return store.stored("phantoms", size, store.key_of("phantoms", VERSION, n, size), build)
 
@@ -144,7 +144,7 @@ def patients(rng: np.random.Generator, first: int) -> pd.DataFrame:
     people["fat_db"] = rng.normal(-6, 2.5, n)
     people["muscle_db"] = rng.normal(-6, 3, n)
     people["texture_db"] = rng.uniform(1.5, 4.5, n)  # unevenness of the gland
-    people["patch_db"] = rng.uniform(1, 6, n)  # islands of darker and brighter tissue
+    people["patch_db"] = rng.uniform(0.5, 4.5, n)  # islands of darker and brighter tissue
     people["septa_db"] = rng.uniform(3, 10, n)  # bright strands
 
     # How suspicious a lesion looks is one hidden number around 0 or 1; every sign follows it, with noise of its own.

@@ -12,31 +12,37 @@ NAMES = ("train", "val", "test")
 
 
 def split(table: pd.DataFrame, fold: int = 0, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """Give every image "train", "val" or "test", so that no patient is in two of them.
+    """Give every image "train", "val" or "test", (N,) of str, so that no patient is in two of them.
 
-    table: one row per image with columns `patient` and `label`. The patients are cut once into `folds` parts with
-    nearly equal class counts (scikit-learn's StratifiedGroupKFold); part `fold` is the test split, the next one is val,
-    the others are train. So the test splits of all folds are disjoint and cover every image.
-    Returns (N,) of str. Raises ValueError when `fold` is not one of them or there are fewer patients than folds.
+    table: one row per image with columns `patient` and `label`. The patients are cut once into `folds` parts; part
+    `fold` is the test split, the next one is val, the others are train. So the test splits of all folds are disjoint
+    and cover every image. Raises ValueError when `fold` is not one of them or there are fewer patients than folds.
     """
+    return of_fold(parts(table, folds, seed), fold, folds)
+
+
+def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
+    """(N,) int from 0 to folds - 1: whole patients, nearly equal class counts, by scikit-learn's StratifiedGroupKFold."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    if not (isinstance(fold, (int, np.integer)) and 0 <= fold < folds):
-        raise ValueError(f"fold is {fold!r}; with {folds} folds it is one of 0 to {folds - 1}.")
     patients = table["patient"].nunique()
     if patients < folds:
         raise ValueError(f"{len(table)} images of {patients} patients cannot be split into {folds} folds; take more.")
-    parts = np.empty(len(table), int)
+    found = np.empty(len(table), int)
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A rare class may be absent from a part of a tiny draw. The counts show it; nothing is wrong with the split.
         warnings.filterwarnings("ignore", message="The least populated class")
         for part, (_, inside) in enumerate(cutter.split(table, table["label"], table["patient"])):
-            parts[inside] = part
-    names = np.full(len(table), "train", dtype=object)
-    names[parts == (fold + 1) % folds] = "val"
-    names[parts == fold] = "test"
-    return names.astype(str)
+            found[inside] = part
+    return found
+
+
+def of_fold(parts: np.ndarray, fold: int, folds: int = 5) -> np.ndarray:
+    """The splits, (N,) of str, when part `fold` is for testing."""
+    if not (isinstance(fold, (int, np.integer)) and 0 <= fold < folds):
+        raise ValueError(f"fold is {fold!r}; with {folds} folds it is one of 0 to {folds - 1}.")
+    return np.select([parts == fold, parts == (fold + 1) % folds], ["test", "val"], "train")
 
 
 def assert_disjoint(table: pd.DataFrame) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mednb.datasets import duplicates
+from mednb.datasets import duplicates, splits
 from mednb.datasets.card import Card
 from mednb.files import write_json
 
-VERSION = 1  # part of every key: raise it when the same files would be stored differently
+VERSION = 2  # part of every key: raise it when the same files would be stored differently
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ def fill(folder: Path, n: int, size: int, masked: bool, blocks: Iterable[tuple[n
         masks.flush()
 
 
+def write_table(folder: Path, table: pd.DataFrame) -> None:
+    """Write `table.parquet` with a column `part`, the fifth that each patient is in: cut once for all folds."""
+    table.assign(part=splits.parts(table)).to_parquet(folder / "table.parquet", index=False)
+
+
 def located(root: Path, layouts: tuple[str, ...], card: Card) -> Path:
     """The dataset's folder under the data root, by the first layout that is there.
 
@@ -102,7 +107,10 @@ def located(root: Path, layouts: tuple[str, ...], card: Card) -> Path:
             return root / layout
     looked = f"{card.name} needs {root / layouts[0]}"
     if not root.is_dir():
-        raise FileNotFoundError(f"{looked}, but there is no folder {root.absolute()}. To get it: {card.how_to_get}.")
+        raise FileNotFoundError(
+            f"{looked}, but there is no folder {root.absolute()}. If it lies elsewhere, say so with --data, root or "
+            f"$MEDNB_DATA. To get it: {card.how_to_get}."
+        )
     around = [root.absolute().parent, root.absolute().parent.parent, *sorted(root.iterdir())]
     right = [other for other in around if any((other / layout).is_dir() for layout in layouts)]
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
@@ -132,7 +140,7 @@ def from_files(card: Card, folder: Path, index: pd.DataFrame, size: int) -> Stor
         if "patient" not in table:
             first = duplicates.groups(np.stack(thumbnails))
             table["patient"] = [Path(table["image_id"][row]).stem for row in first]
-        table.to_parquet(aside / "table.parquet", index=False)
+        write_table(aside, table)
 
     found = stored(card.name, size, key_of(card.name, contents, size), build)
     if not stamp.exists():
