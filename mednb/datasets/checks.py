@@ -26,7 +26,7 @@ def report(module: ModuleType, root: Path) -> tuple[str, bool]:
         folder = store.located(root, module.LAYOUTS, card).parent
         index = module.index(store.located(root, module.LAYOUTS, card))
     except (OSError, ValueError) as error:
-        return f"{card.name}: {error}", False
+        return str(error), False
 
     thumbnails, read, wrong = [], [], []
     for row in index.itertuples():

@@ -18,6 +18,7 @@ Words: E. A. Sickles, C. J. D'Orsi et al., ACR BI-RADS Atlas, 5th edition (2013)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,21 +104,24 @@ def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarra
 
 
 def drawn(n: int, size: int, seed: int) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
-    """The same, block by block."""
-    block = 0
-    while n > 0:
+    """The same, some images at a time."""
+    at_once = max(1, 2**19 // size**2)  # so that large images fit into memory
+    for block in itertools.count():
         # Factors and speckle have streams of their own, so that a phantom of another size shows the same anatomy.
         anatomy, speckle = (np.random.default_rng([seed, block, stream]) for stream in (0, 1))
         people = patients(anatomy, first=block * BLOCK)
-        textures = {name: waves(anatomy, len(people), *scales) for name, scales in TEXTURES.items()}
-        outlines = anatomy.uniform(0, 2 * np.pi, (len(people), 6)).astype(np.float32)
+        textures = {name: waves(anatomy, BLOCK, *scales) for name, scales in TEXTURES.items()}
+        outlines = anatomy.uniform(0, 2 * np.pi, (BLOCK, 6)).astype(np.float32)
         table, who = frames(anatomy, people)
-        textures = {name: wave[:, who] for name, wave in textures.items()}
-        pixels, masks = render(table, textures, outlines[who], size, speckle)
-        table = table.assign(lesion_area=masks.mean((1, 2)), width=size, height=size)
-        yield table[:n], pixels[:n], masks[:n]
-        n -= len(table)
-        block += 1
+        for start in range(0, len(table), at_once):
+            rows = slice(start, min(start + at_once, start + n))
+            some = table[rows].reset_index(drop=True)
+            waves_of = {name: wave[:, who[rows]] for name, wave in textures.items()}
+            pixels, masks = render(some, waves_of, outlines[who[rows]], size, speckle)
+            yield some.assign(lesion_area=masks.mean((1, 2)), width=size, height=size), pixels, masks
+            n -= len(some)
+            if n == 0:
+                return
 
 
 def patients(rng: np.random.Generator, first: int) -> pd.DataFrame:

@@ -22,7 +22,7 @@ def split(table: pd.DataFrame, fold: int = 0, folds: int = 5, seed: int = 0) -> 
 
 
 def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """(N,) int from 0 to folds - 1: whole patients, nearly equal class counts, by scikit-learn's StratifiedGroupKFold."""
+    """The part of each image, (N,) int: whole patients, nearly equal class counts (sklearn's StratifiedGroupKFold)."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     patients = table["patient"].nunique()

@@ -112,7 +112,8 @@ def located(root: Path, layouts: tuple[str, ...], card: Card) -> Path:
             f"$MEDNB_DATA. To get it: {card.how_to_get}."
         )
     around = [root.absolute().parent, root.absolute().parent.parent, *sorted(root.iterdir())]
-    right = [other for other in around if any((other / layout).is_dir() for layout in layouts)]
+    open_ = [other for other in around if os.access(other, os.X_OK)]
+    right = [other for other in open_ if any((other / layout).is_dir() for layout in layouts)]
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = f"The data root seems to be {right[0]}" if right else f"To get it: {card.how_to_get}"
@@ -142,7 +143,7 @@ def from_files(card: Card, folder: Path, index: pd.DataFrame, size: int) -> Stor
             table["patient"] = [Path(table["image_id"][row]).stem for row in first]
         write_table(aside, table)
 
-    found = stored(card.name, size, key_of(card.name, contents, size), build)
+    found = stored(card.name, size, key_of(card.name, index.to_csv(index=False), contents, size), build)
     if not stamp.exists():
         write_json(stamp, {"dataset": card.name, "folder": str(folder.resolve()), "contents": contents})
     return found
