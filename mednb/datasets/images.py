@@ -78,10 +78,10 @@ class Images:
                 hint = f" Did you mean {near[0]}?" if near else ""
                 raise ValueError(f"{self.name} has no column {column!r}.{hint} Columns: {', '.join(self.table)}.")
             values = list(values) if isinstance(values, (list, tuple, set, np.ndarray, pd.Series)) else [values]
-            there = self.table[column].drop_duplicates()
+            there = set(self.table[column].dropna())
             for value in values:
-                if value not in set(there):
-                    some = ", ".join(map(str, sorted(there.dropna())[:20])) + (", ..." if len(there) > 20 else "")
+                if value not in there:
+                    some = ", ".join(map(str, sorted(there)[:20])) + (", ..." if len(there) > 20 else "")
                     raise ValueError(f"no image here has {column}={value!r}; {column} is one of: {some}.")
             keep &= self.table[column].isin(values).to_numpy()
         return self.take(np.flatnonzero(keep))
