@@ -152,3 +152,10 @@ def test_the_store_holds_as_many_as_the_limit_says():
         images.table.drop(columns=["split", "fold"])[["image_id", "label", "aspect"]],
         phantoms.draw(77, size=32)[0][["image_id", "label", "aspect"]],
     )
+
+
+def test_the_card_counts_the_default_draw():
+    images = datasets.load("phantoms", size=16)
+    counts = images.table["label"].value_counts()
+    assert {label: int(counts[label]) for label in images.classes} == images.card.counts
+    assert images.card.patients.startswith(f"{images.table['patient'].nunique()}, ")
