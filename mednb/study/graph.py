@@ -140,16 +140,17 @@ def end(process: subprocess.Popen) -> None:
 
 def failures(plan: Plan, todo: set[str]) -> str:
     """Which runs failed, why, and where to look; how many wait for them."""
-    said = {name: status for name, status in progress.told(plan).items() if name in todo and status["state"] != "done"}
-    if not said:
+    said = {name: status for name, status in progress.told(plan).items() if name in todo}
+    failed = {name: status for name, status in said.items() if status["state"] != "done"}
+    if not failed:
         return f"{plan.study}: Snakemake failed, although no run did; see {plan.folder / 'snakemake.log'}"
-    lines = [f"{plan.study}: {len(said)} of {len(plan.runs)} runs failed"]
-    for name, status in sorted(said.items()):
+    lines = [f"{plan.study}: {len(failed)} of {len(plan.runs)} runs failed"]
+    for name, status in failed.items():
         kept = plan.folder / name / "notebook.part.ipynb"
         killed = f"it ended before it could say why, most often because memory ran out (see {kept})"
         lines.append(f"  {name}: {status.get('why', killed)}")
-    waiting = len(todo) - len(said) - sum(progress.told(plan).get(name, {}).get("state") == "done" for name in todo)
-    lines += [f"  {waiting} runs that need them were not started"] if waiting else []
+    if waiting := len(todo) - len(said):
+        lines.append(f"  {waiting} runs that need them were not started")
     return "\n".join([*lines, "  the same command does what is missing, once the cause is gone"])
 
 

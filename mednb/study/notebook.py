@@ -294,7 +294,7 @@ def main(folder: str) -> int:
         tell("failed", why=str(error))
         return 1
     except KeyboardInterrupt:
-        tell("stopped")
+        tell("stopped", why=f"it was stopped from outside (see {folder / 'notebook.failed.ipynb'})")
         return 128 + signal.SIGTERM
     except Exception as error:
         tell("failed", why=f"{type(error).__name__}: {error}")

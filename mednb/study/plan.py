@@ -113,8 +113,9 @@ def read(file: str | Path, profile: str | None = None, data: str | None = None, 
         if wrong := [*wrong, *misfits(grid, stages)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
         folder = short(Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}"))
-        given = {key: settings.get(key, "") for key in ("study", "title", "question")} | {"profile": profile or ""}
-        given |= {"runs": folder} | ({"data": short(Path(data))} if data is not None else {})
+        given = {key: str(settings.get(key, "")) for key in ("study", "title", "question")}
+        given |= {"profile": profile or "", "runs": folder}
+        given |= {"data": short(Path(data))} if data is not None else {}
         found = runs(grid, stages, given)
         if wrong := list(absent(found)):
             raise ValueError("\n".join(wrong))
@@ -146,10 +147,10 @@ def load(file: Path) -> dict:
         raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is no study: it has no keys; a study has {', '.join(KEYS)}")
-    settings = {"study": file.stem} | settings
+    settings |= {"study": str(settings.get("study", file.stem))}
     if not settings.get("stages"):
         raise ValueError(f"{file}: stages: none is named; there are {', '.join(NOTEBOOKS)}")
-    if not re.fullmatch(r"\w[\w.-]*", str(settings["study"])):
+    if not re.fullmatch(r"\w[\w.-]*", settings["study"]):
         raise ValueError(f"{file}: study: {settings['study']!r} names a folder; take letters, digits, '.', '_' and '-'")
     return settings
 

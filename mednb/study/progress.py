@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from statistics import fmean
@@ -60,6 +61,7 @@ class Line:
     def show(self, text: str, last: bool = False) -> None:
         due = last or time.monotonic() - self.shown >= self.every
         if self.terminal:
+            text = text if last else text[: shutil.get_terminal_size().columns - 1]  # a line that wraps stays behind
             print(f"\r\x1b[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif due:
             print(text, file=sys.stderr, flush=True)
