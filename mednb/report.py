@@ -234,7 +234,7 @@ def answers(scores: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, s
     One for classification (the linear probe, else the first task there is) and one for segmentation.
     """
     first = next((task for task in ("linear", "finetune", "knn") if task in set(differences["task"])), None)
-    numbers = scores[[*QUESTION, "mean", "low", "high"]]
+    numbers = scores[[*QUESTION, "mean", "low", "high", "n_seeds"]]
     other = [name if name != "initialisation" else "to" for name in QUESTION]
     rows = differences.merge(numbers, on=QUESTION, suffixes=("", "_of"))
     rows = rows.merge(numbers.rename(columns={"initialisation": "to"}), on=other, suffixes=("", "_base"))
@@ -244,11 +244,12 @@ def answers(scores: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, s
         of_task = rows[rows["task"] == task]
         for row in of_task[of_task["label_fraction"] == of_task["label_fraction"].min()].itertuples():
             (how, few), word = ASKED[task], verdict(row.low, row.high)
+            shared = "on the seeds that both have " if row.n_seeds < max(row.n_seeds_of, row.n_seeds_base) else ""
             sentence = (
                 f"{_where(scores, row)}With {percent(row.label_fraction)} of the {few}, {how} {row.initialisation} "
                 f"reached {'an' if row.metric[0] in 'aeiou' else 'a'} {row.metric} of "
                 f"{row.mean:.2f} {_bracket(row.low_of, row.high_of)}, random initialisation "
-                f"{row.mean_base:.2f} {_bracket(row.low_base, row.high_base)}. The difference is "
+                f"{row.mean_base:.2f} {_bracket(row.low_base, row.high_base)}. The difference {shared}is "
                 f"{_signed(row.difference)} {_bracket(row.low, row.high, _signed)}; {VERDICTS[word]}."
             )
             alone = " This is one seed: another may say otherwise." if row.n_seeds == 1 else ""
@@ -285,8 +286,8 @@ def tables(scores: pd.DataFrame, differences: pd.DataFrame, asked: Iterable[tupl
                     "title": f"{_where(scores, of_task.iloc[0])}{task}, {metric}",
                     "fractions": [percent(fraction) for fraction in fractions],
                     "lines": lines,
-                    "seeds": in_words(of_task["n_seeds"]),
-                    "patients": in_words(of_task["n_patients"]),
+                    "seeds": _span(of_task["n_seeds"]),
+                    "patients": _span(of_task["n_patients"]),
                 }
             )
     return found
@@ -352,6 +353,11 @@ def in_words(values: Iterable) -> str:
     """The distinct values in order, as in "1, 2 and 3"; thousands have a comma."""
     words = [str(value) if isinstance(value, str) else f"{value:,}" for value in sorted(set(values))]
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def _span(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _signed(value: float) -> str:

@@ -214,20 +214,27 @@ def _plain(value):
 def finished(study: str | Path) -> pd.DataFrame:
     """The runs of a study that left a run.json, one row each; the report's own is not among them.
 
+    Where the study has a plan (plan.json), only the runs in it: a folder may still hold those of an earlier plan.
+
     Columns: stage, those of `RUN`, folder, said (all of run.json), initialisation (what its encoder started from: the
     method, and whatever else the study varies within it). Raises FileNotFoundError when there is none.
     """
-    folders = sorted(path.parent for path in Path(study).glob("*/run.json"))
-    values = {folder: read_run(folder) for folder in folders}
-    rows = [
-        {name: said.get(name) for name in ("stage", *RUN)} | {"folder": folder, "said": said}
-        for folder, said in values.items()
-        if said.get("stage") != "report"
-    ]
+    planned = _planned(study)
+    rows = []
+    for folder in sorted(path.parent for path in Path(study).glob("*/run.json")):
+        said = read_run(folder)
+        if said.get("stage") != "report" and (planned is None or folder.name in planned):
+            rows.append({name: said.get(name) for name in ("stage", *RUN)} | {"folder": folder, "said": said})
     if not rows:
         raise FileNotFoundError(f"{study} holds no finished run: no folder in it has a run.json")
     runs = pd.DataFrame(rows)
     return runs.assign(initialisation=_initialisations(runs))
+
+
+def _planned(study: str | Path) -> set[str] | None:
+    """The names of the runs in the study's plan, which `mednb run` leaves beside them."""
+    path = Path(study) / "plan.json"
+    return {run["name"] for run in json.loads(path.read_text(encoding="utf-8"))["runs"]} if path.is_file() else None
 
 
 def _initialisations(runs: pd.DataFrame) -> list[str]:
@@ -304,9 +311,17 @@ def remarks(study: str | Path) -> list[str]:
         said.append("There is one seed: the intervals hold the chance of the patients only; another seed may differ.")
     if "none" not in set(runs["method"]):
         said.append("Random initialisation (method none) is not in the study: nothing says what pretraining added.")
-    for path in sorted(path.parent for path in Path(study).glob("*/parameters.json")):
-        if not (path / "run.json").is_file() and not (path / "report.html").is_file() and path.name != "report":
-            said.append(f"The run {path.name} did not finish and is left out.")
+    seeds = runs.dropna(subset="seed").groupby("initialisation")["seed"].agg(lambda seeds: tuple(sorted(set(seeds))))
+    if len(set(seeds)) > 1:
+        each = "; ".join(f"{name} {', '.join(map(str, has))}" for name, has in seeds.items())
+        said.append(f"The initialisations do not have the same seeds: {each}. Comparisons are on those that both have.")
+    planned = _planned(study)
+    begun = {path.parent.name for path in Path(study).glob("*/parameters.json")} - {"report"}
+    done = {path.parent.name for path in Path(study).glob("*/run.json")} - {"report"}
+    for name in sorted((begun if planned is None else begun & planned) - done):
+        said.append(f"The run {name} did not finish and is left out.")
+    if planned is not None and done - planned:
+        said.append(f"Left out, because they are of an earlier plan: {', '.join(sorted(done - planned))}.")
     return said
 
 

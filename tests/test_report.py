@@ -157,6 +157,13 @@ def test_one_seed_is_not_hidden(tmp_path):
     assert "There is one seed: the intervals hold the chance of the patients only" in text
 
 
+def test_seeds_that_only_one_has_are_not_in_the_difference(tmp_path):
+    study = study_of(tmp_path / "s", seeds=(0, 1), methods=("none",), stages=("segment",))
+    study_of(study, seeds=(0,), methods=("simclr",), stages=("segment",))
+    (answer,) = report.answers(*compared(study))
+    assert "The difference on the seeds that both have is" in answer["sentence"]
+
+
 @pytest.mark.parametrize("stage", fake_runs.STAGES)
 def test_a_study_of_one_stage_still_has_a_report(tmp_path, stage):
     study = study_of(tmp_path / "s", stages=(stage,), methods=("simclr",), seeds=(0,), fractions=(0.1,))

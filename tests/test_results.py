@@ -192,6 +192,22 @@ def test_what_is_missing_is_said(tmp_path):
     assert "classify-simclr-s1 did not finish" in said
 
 
+def test_seeds_that_only_some_have_are_said(tmp_path):
+    study = fake_runs.write_study(tmp_path / "s", methods=("none",), seeds=(0, 1), stages=("classify",))
+    fake_runs.write_study(study, methods=("simclr",), seeds=(1, 2), stages=("classify",))
+    assert "do not have the same seeds: none 0, 1; simclr 1, 2." in " ".join(results.remarks(study))
+
+
+def test_runs_of_an_earlier_plan_are_left_out(tmp_path):
+    study = fake_runs.write_study(tmp_path / "s", stages=("classify",), methods=("none", "simclr"), seeds=(0, 1))
+    names = [path.name for path in study.iterdir() if path.name.endswith("s0")]
+    (study / "plan.json").write_text(json.dumps({"runs": [{"name": name} for name in names]}))
+    assert set(results.collect(study)["seed"]) == {0}
+    said = " ".join(results.remarks(study))
+    assert "earlier plan: classify-none-s1, classify-simclr-s1." in said
+    assert "did not finish" not in said
+
+
 # -------------------- metrics, many draws at once
 
 
