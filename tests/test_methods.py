@@ -104,7 +104,7 @@ def test_byols_target_has_no_gradient_and_moves_only_by_its_average(views):
             p.add_(1.0)
     method.after_step(0, 100)  # at the start tau is its first value
     for old, new, now in zip(before, method.target.parameters(), online, strict=True):
-        torch.testing.assert_close(new, 0.99 * old + 0.01 * now.detach())
+        torch.testing.assert_close(new, method.tau * old + (1 - method.tau) * now.detach())
 
 
 def test_byols_target_stands_still_at_the_end(views):

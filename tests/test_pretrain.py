@@ -8,7 +8,6 @@ import torch
 from mednb import encoders, pretrain
 from mednb.datasets import load
 
-
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
 
 
