@@ -37,7 +37,7 @@ def fit(
     pairs: str = "same_image",
     views: str = "ultrasound",
     encoder: str = "resnet18",
-    batch_size: int = 256,
+    batch_size: int | None = None,
     epochs: int = 100,
     seed: int = 0,
     out: str | Path = "runs/pretrain",
@@ -45,14 +45,16 @@ def fit(
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
 
-    Each epoch shows every image once, as two views, in batches of `batch_size`; images that do not fill a last batch
-    wait for another epoch. Writes `encoder.safetensors` and `metrics.csv` into `out`; from time to time a checkpoint,
-    from which an interrupted call goes on when it is made again with the same values.
+    Each epoch shows every image once, as two views, in even batches of about `batch_size` images; None takes the
+    method's own, so that methods which want small batches and methods which want large ones see the same images.
+    Writes `encoder.safetensors` and `metrics.csv` into `out`; from time to time a checkpoint, from which an interrupted
+    call goes on when it is made again with the same values.
 
     Raises ValueError for an unknown name, or a batch larger than the set.
     """
     out = Path(out)
     strategy(pairs), named_policy(views)
+    batch_size = min(named_method(method).batch_size, len(images)) if batch_size is None else batch_size
     if named_method(method).pretrains and not 2 <= batch_size <= len(images):
         raise ValueError(f"batch_size must be between 2 and the number of images, {len(images)}; it is {batch_size}")
     values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
@@ -64,8 +66,12 @@ def fit(
     if learner.method.pretrains and epochs > 0:
         train(learner, epochs, [watch], watch.checkpoint_of_this_run())
     watch.write_metrics()
-    seen = watch.steps * batch_size
-    card = {**values, "images_seen": seen, "dataset": images.name, "licence": images.card.licence}
+    card = {
+        **values,
+        "images_seen": len(watch.rows) * len(images),
+        "dataset": images.name,
+        "licence": images.card.licence,
+    }
     encoders.save_encoder(learner.method.encoder, out / "encoder.safetensors", card)
     watch.checkpoint.unlink(missing_ok=True)
     return learner.method.encoder.cpu().eval()
@@ -109,7 +115,8 @@ class Pretraining(pl.LightningModule):
     def __init__(self, images: Images, values: dict):
         super().__init__()
         self.seed, self.batch_size = values["seed"], values["batch_size"]
-        self.steps = values["epochs"] * (len(images) // self.batch_size)
+        self.batches = max(1, round(len(images) / self.batch_size))
+        self.steps = values["epochs"] * self.batches
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.method: Method = named_method(values["method"])(encoders.build(values["encoder"], seed=self.seed))
@@ -126,11 +133,11 @@ class Pretraining(pl.LightningModule):
         self.pixels = self.pixels.to(self.device)
 
     def train_dataloader(self) -> DataLoader:
-        """The rows of each batch of this epoch; the images themselves already lie on the device."""
+        """The rows of each batch of this epoch: all images, cut evenly. The images already lie on the device."""
         epoch = self.current_epoch
         order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.table)))
         self.partners = torch.from_numpy(self.partner(self.table, self.seed, epoch)).to(self.device)
-        return DataLoader(order, batch_size=self.batch_size, drop_last=True)
+        return DataLoader(order.tensor_split(self.batches), batch_size=None)
 
     def training_step(self, rows: Tensor, _: int) -> Tensor:
         began = time.perf_counter()
@@ -165,10 +172,6 @@ class Watch(pl.Callback):
         self.checkpoint = out / "checkpoint.ckpt"
         self.rows: list[dict] = []
 
-    @property
-    def steps(self) -> int:
-        return self.rows[-1]["step"] if self.rows else 0
-
     def on_train_start(self, trainer: pl.Trainer, learner: Pretraining) -> None:
         self.bar = tqdm(
             total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", mininterval=5, leave=False
@@ -196,7 +199,7 @@ class Watch(pl.Callback):
             "step": trainer.global_step,
             "loss": loss,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "views_per_second": 2 * len(self.losses) * learner.batch_size / seconds,
+            "views_per_second": 2 * len(learner.pixels) / seconds,
             "data_wait": learner.waited / seconds,
             **embed.geometry(a, b),
         }

@@ -25,6 +25,7 @@ class Method(nn.Module):
     in the end is `self.encoder` alone.
     """
 
+    batch_size = 256  # images
     lr = 1e-3  # AdamW's learning rate at batch 256; it grows with the square root of the batch
     weight_decay = 1e-4
     pretrains = True
