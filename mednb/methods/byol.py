@@ -20,7 +20,7 @@ class BYOL(Method):
     The loss is 2 - 2 cos, between 0 and 4, averaged over both directions.
     """
 
-    batch_size = 32  # it needs no negatives, but many steps: the target must move far from where it was drawn
+    batch_size = 64  # it needs no negatives, but many steps: the target must move far from where it was drawn
 
     def __init__(self, encoder: nn.Module, width: int = 256, hidden: int = 1024, tau: float = 0.99):
         super().__init__(encoder)
