@@ -25,14 +25,16 @@ def fit(
     batch_size: int = 32,
     lr: float = 5e-4,
     seed: int = 0,
-    rounds: int = 10,
+    rounds: int | None = None,
 ) -> nn.Module:
     """Train `network` for `steps` batches and return it as it was after the round with the best `score`.
 
     `pixels` (N, H, W) uint8; `targets` are labels (N,) or masks (N, H, W) bool, which follow their images through crop
     and flip. The number of steps does not depend on N, so few labels get as much training as many. `score` judges the
-    network on val after each of `rounds` rounds, higher is better; it must not see test.
+    network on val after each of `rounds` rounds, higher is better; it must not see test. Without `rounds`, there are
+    ten, or fewer of at least ten batches.
     """
+    rounds = rounds or max(1, min(10, steps // 10))
     learner = Supervised(network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds)
     train(learner, rounds, [])
     network.load_state_dict(learner.best[1])
