@@ -15,7 +15,7 @@ from mednb.files import write_json
 from mednb.study.notebook import is_parameters, parameters
 
 TOUR = Path(__file__).parents[1] / "notebooks/00_tour.ipynb"
-TINY = {"images_drawn": 240, "size": 32, "epochs": 1, "batch_size": 16}  # the tour shows the 41st of the fifth for testing
+TINY = {"images_drawn": 240, "size": 32, "epochs": 1, "batch_size": 16}  # the tour asks for the 41st test image
 PATIENCE = 300  # seconds for each step; on an idle machine all of them together need less than a minute
 
 # JupyterLab, which ends and takes its kernels with it even when the tests are killed.
