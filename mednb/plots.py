@@ -42,7 +42,8 @@ OTHERS = [
 CLASSES = ["#004488", "#bb5566", "#ddaa33", "#44aa99", "#882255", "#999933", "#332288", "#117733", "#aa4499", "#88ccee"]
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "<", ">", "*"]
 TRUTH, PREDICTED = "#ffffff", "#ff9f1c"
-RIGHT, WRONG = "#0072b2", "#d55e00"
+SAME = {"color": "#0072b2", "linewidth": 2.2, "linestyle": "-"}
+ANOTHER = {"color": "#d55e00", "linewidth": 2.2, "linestyle": (0, (2, 1))}
 
 
 class NothingToDraw(ValueError):
@@ -156,14 +157,12 @@ def neighbours(
                 _picture(ax, _grey(found[name][row][i]), queries)
                 right = np.asarray(found_labels[name])[row, i] == query_labels[row]
                 for spine in ax.spines.values():
-                    spine.set(
-                        visible=True, color=RIGHT if right else WRONG, linewidth=2.2, linestyle="-" if right else ":"
-                    )
+                    spine.set(visible=True, **(SAME if right else ANOTHER))
                 if row == 0 and i == 0:
                     ax.set_title(name, fontsize=9, loc="left")
     frames = [
-        Line2D([], [], color=RIGHT, linewidth=2.2, label="same label"),
-        Line2D([], [], color=WRONG, linewidth=2.2, linestyle=":", label="another label"),
+        Line2D([], [], **SAME, label="same label"),
+        Line2D([], [], **ANOTHER, label="another label"),
     ]
     figure.legend(handles=frames, loc="upper left", bbox_to_anchor=(0.06, 1), ncols=2, frameon=False, fontsize=9)
     return figure
@@ -276,11 +275,11 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     looks = styles(metrics["initialisation"])
     panels = [(f"loss of {name}", "loss", metrics[metrics["initialisation"] == name]) for name in looks]
     healthy = [name for name in ("spread", "effective_rank", "alignment", "uniformity") if name in metrics]
-    panels += [(name, name, metrics) for name in healthy]
+    panels += [(name.replace("_", " "), name, metrics) for name in healthy]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.3 * columns, 2.3 * lines + 0.5), layout="constrained")
-    grid = figure.add_gridspec(lines, columns)
+    grid = figure.add_gridspec(lines, columns, hspace=0.12)
     for i, (title, name, rows) in enumerate(panels):
         ax = figure.add_subplot(grid[i // columns, i % columns])
         for start, group in rows.groupby("initialisation"):
@@ -288,9 +287,8 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
             runs = list(group.groupby(one_run))
             several = len(runs) > 1
             for _, run in runs:
-                ax.plot(
-                    run["epoch"], run[name], color=colour, linewidth=0.7 if several else 1.8, alpha=0.6, linestyle=line
-                )
+                thin = {"linewidth": 0.7, "alpha": 0.6} if several else {"linewidth": 1.8}
+                ax.plot(run["epoch"], run[name], color=colour, linestyle=line, **thin)
             if several:
                 mean = group.groupby("epoch")[name].mean()
                 ax.plot(mean.index, mean, color=colour, linewidth=1.8, linestyle=line)
@@ -326,23 +324,13 @@ def maps(points: pd.DataFrame, colour: str = "label") -> Figure:
     grid = figure.add_gridspec(lines, columns)
     for i, (dataset, start, one) in enumerate(panels):
         ax = figure.add_subplot(grid[i // columns, i % columns])
-        size = np.clip(2500 / len(one), 5, 22)
+        size = np.clip(9000 / len(one), 9, 26)
         shuffled = one.sample(frac=1, random_state=0)
-        for few in (
-            shuffled.iloc[part::5] for part in range(5)
-        ):  # in turns, so that no class lies on top of all others
+        for few in (shuffled.iloc[part::5] for part in range(5)):  # in turns, so that no class lies on top of all
             for group, (shade, marker) in looks.items():
                 there = few[few[colour] == group]
-                ax.scatter(
-                    there["x"],
-                    there["y"],
-                    s=size,
-                    c=shade,
-                    marker=marker,
-                    alpha=0.8,
-                    linewidths=0.25,
-                    edgecolors="white",
-                )
+                like = {"s": size * (1.4 if marker in "^v<>" else 1), "c": shade, "marker": marker, "alpha": 0.85}
+                ax.scatter(there["x"], there["y"], **like, linewidths=0.25, edgecolors="white")
         ax.set_title(start if len(datasets) == 1 else f"{dataset}: {start}", fontsize=10)
         ax.set(xticks=[], yticks=[])
         ax.margins(0.06)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 import warnings
 from collections import deque
@@ -173,9 +174,9 @@ class Watch(pl.Callback):
         self.rows: list[dict] = []
 
     def on_train_start(self, trainer: pl.Trainer, learner: Pretraining) -> None:
-        self.bar = tqdm(
-            total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", mininterval=5, leave=False
-        )
+        # On the other stream a notebook would show it in red.
+        where = {"file": sys.stdout, "mininterval": 5}
+        self.bar = tqdm(total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", **where)
         self.saved = time.monotonic()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: Pretraining) -> None:

@@ -102,7 +102,7 @@ def test_neighbours_are_framed_by_their_label(names):
     assert_sound(figure, 4 * (1 + 3 * len(names)))
     framed = [ax.spines["left"] for ax in figure.axes if ax.spines["left"].get_visible()]
     right = sum((of[name] == labels[:, None]).sum() for name in names)
-    blue = matplotlib.colors.to_rgba(plots.RIGHT)
+    blue = matplotlib.colors.to_rgba(plots.SAME["color"])
     assert sum(spine.get_edgecolor() == blue for spine in framed) == right
     assert len(framed) == 12 * len(names)
 

@@ -114,4 +114,4 @@ class Images:
         values = [counts[column].to_numpy() for column in ("images", "patients")]
         text = pd.Series([f"{images:,} of {patients:,}" for images, patients in zip(*values, strict=True)])
         wide = counts.assign(text=text).pivot_table("text", "label", "split", "first", fill_value="none", sort=False)
-        return f"<p>{repr(self)[7:-1]}</p><p>images of patients:</p>{wide.to_html()}"
+        return f"<p>{repr(self)[7:-1]}</p><p>images of how many patients:</p>{wide.to_html()}"
