@@ -78,7 +78,7 @@ def _probabilities(model, h: np.ndarray, classes: int) -> np.ndarray:
 def finetune(
     encoder: nn.Module, pixels: dict, y: dict[str, np.ndarray], classes: int, steps: int = 300, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Train the whole encoder with a linear layer on its embedding; the best of ten rounds is chosen on val.
+    """Train the whole encoder with a linear layer on its embedding; the best round is chosen on val.
 
     `pixels` and `y` hold images (N, H, W) uint8 and labels (N,) of train, val and test. `encoder` stays as it is.
     """

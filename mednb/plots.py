@@ -43,7 +43,7 @@ CLASSES = ["#004488", "#bb5566", "#ddaa33", "#44aa99", "#882255", "#999933", "#3
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "<", ">", "*"]
 TRUTH, PREDICTED = "#ffffff", "#ff9f1c"
 SAME = {"color": "#0072b2", "linewidth": 2.2, "linestyle": "-"}
-ANOTHER = {"color": "#d55e00", "linewidth": 2.2, "linestyle": (0, (2, 1))}
+ANOTHER = {"color": "#d55e00", "linewidth": 2.2, "linestyle": ":"}
 
 
 class NothingToDraw(ValueError):
