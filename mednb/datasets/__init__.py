@@ -15,16 +15,14 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from mednb.datasets import busi, phantoms, splits
+from mednb.datasets import phantoms, splits
 from mednb.datasets.card import Card
 from mednb.datasets.images import Images
+from mednb.datasets.sources import SOURCES
 
 __all__ = ["DATASETS", "Card", "Images", "card_text", "check", "describe_all", "load", "named"]
 
-DATASETS: dict[str, ModuleType] = {
-    "phantoms": phantoms,
-    "busi": busi,
-}
+DATASETS: dict[str, ModuleType] = {"phantoms": phantoms, **SOURCES}
 
 
 def load(name: str, root: str | Path | None = None, size: int = 128, fold: int = 0, limit: int | None = None) -> Images:
