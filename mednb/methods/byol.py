@@ -37,5 +37,6 @@ class BYOL(Method):
         return 2 + self.similarity(p_a, z_b) + self.similarity(p_b, z_a)
 
     def after_step(self, step: int, steps: int) -> None:
+        super().after_step(step, steps)
         tau = cosine_schedule(step, steps, start_value=self.tau, end_value=1.0)
         update_momentum(nn.Sequential(self.encoder, self.head), self.target, m=tau)

@@ -4,10 +4,10 @@ from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor, nn
 
-from mednb.methods.base import InFloat32, Method
+from mednb.methods.base import InFloat32, OfProjections
 
 
-class SimCLR(Method):
+class SimCLR(OfProjections):
     """Two views of an image attract each other; the views of all other images in the batch repel.
 
     Each view must find its partner among the 2N - 1 other views of the batch, by cosine similarity over `temperature`
@@ -17,11 +17,7 @@ class SimCLR(Method):
     def __init__(self, encoder: nn.Module, width: int = 128, temperature: float = 0.2):
         super().__init__(encoder)
         self.head = SimCLRProjectionHead(encoder.width, encoder.width, width)
-        self.nt_xent = InFloat32(NTXentLoss(temperature=temperature))
+        self.nt_xent = InFloat32(NTXentLoss(temperature, gather_distributed=True))
 
-    def project(self, x: Tensor) -> Tensor:
-        h = self.encoder(x)  # (N, D)
-        return self.head(h)  # (N, d)
-
-    def loss(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.nt_xent(self.project(a), self.project(b))
+    def contrast(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        return self.nt_xent(z_a, z_b)  # (N, d), (N, d) -> one number
