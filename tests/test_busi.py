@@ -197,11 +197,11 @@ def test_a_link_out_of_the_dataset_is_named(fake, tmp_path):
 
 
 def test_a_wrong_root_says_what_was_looked_for_what_is_there_and_where_it_is(fake):
-    needs = r"busi needs .*BUSI/Dataset_BUSI_with_GT, but "
+    needs = r"busi needs .*BUSI/Dataset_BUSI_with_GT/benign, but "
     refuse(
         fake,
         FileNotFoundError,
-        needs + r"there is no folder .*nowhere\. .*MEDNB_DATA\. To get it: download",
+        needs + r".*nowhere does not exist\. .*MEDNB_DATA\. To get it: download",
         fake / "nowhere",
     )
     inner = r".* holds benign, malignant, normal\. The data root seems to be .*data/BUSI\.$"

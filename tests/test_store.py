@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mednb.datasets import store
+from mednb.datasets.archive import Archive
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_a_lesion_never_vanishes():
 )
 def test_every_8_bit_picture_becomes_grey_and_transparency_black(tmp_path, mode, colour, grey):
     Image.new(mode, (20, 10), colour).save(tmp_path / "a.png")
-    image = store.read_grey(tmp_path, "a.png")
+    image = store.read_grey(Archive(tmp_path), "a.png")
     assert image.shape == (10, 20) and image.dtype == np.uint8
     assert (image == grey).all()
 
@@ -129,14 +130,14 @@ def test_every_8_bit_picture_becomes_grey_and_transparency_black(tmp_path, mode,
 def test_16_bits_are_refused_by_name(tmp_path):
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png cannot be read as an image: its pixels are 'I;16'"):
-        store.read_grey(tmp_path, "deep.png")
+        store.read_grey(Archive(tmp_path), "deep.png")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):
-        store.read_grey(tmp_path, "a.png")
+        store.read_grey(Archive(tmp_path), "a.png")
 
 
 def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch):
@@ -144,7 +145,7 @@ def test_a_decompression_bomb_is_refused_by_name(tmp_path, monkeypatch):
     for limit in (2000, 1000):  # Pillow only warns up to twice its limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(ValueError, match=r"bomb\.png cannot be read as an image"):
-            store.read_grey(tmp_path, "bomb.png")
+            store.read_grey(Archive(tmp_path), "bomb.png")
 
 
 def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_not(tmp_path):
@@ -154,8 +155,8 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_is_not(tmp_path):
         Image.new("L", (8, 8), 9).save(folder / "real.png")
     (inside / "out.png").symlink_to(outside / "real.png")
     (inside / "in.png").symlink_to(inside / "real.png")
-    assert (store.read_grey(inside, "in.png") == 9).all()
+    assert (store.read_grey(Archive(inside), "in.png") == 9).all()
     with pytest.raises(ValueError, match=r"out.png is a link that leads out of"):
-        store.read_grey(inside, "out.png")
+        store.read_grey(Archive(inside), "out.png")
     (tmp_path / "linked").symlink_to(inside)  # the dataset's folder itself may lie elsewhere
-    assert (store.read_grey(tmp_path / "linked", "real.png") == 9).all()
+    assert (store.read_grey(Archive(tmp_path / "linked"), "real.png") == 9).all()

@@ -4,8 +4,8 @@
     >>> images = datasets.load("phantoms", size=64, limit=200)
     >>> images.where(split="train").few(0.25, seed=0)
 
-A dataset is a module with a `CARD` and a function `stored`. One that lies in files says which file is which, as
-`busi.index` does, and leaves the rest to `store.from_files`.
+A dataset is a module with a `CARD`. One that lies in files says how its folder is known (`LOOKS_LIKE`) and which file is
+which (`index`), as `sources/busi.py` does, and leaves the rest to `store`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from mednb.datasets import phantoms, splits
+from mednb.datasets import phantoms, splits, store
 from mednb.datasets.card import Card
 from mednb.datasets.images import Images
 from mednb.datasets.sources import SOURCES
@@ -42,7 +42,10 @@ def load(name: str, root: str | Path | None = None, size: int = 128, fold: int =
     if not (limit is None or (isinstance(limit, int) and limit > 0)):
         raise ValueError(f"limit is {limit!r}; it is a number of images, 1 or more, or None for all.")
     drawn = module.CARD.folder is None  # then the limit is how many
-    found = module.stored(size, limit) if drawn else module.stored(data_root(root), size)
+    if drawn:
+        found = module.stored(size, limit)
+    else:
+        found = store.from_archive(module, store.located(data_root(root), module.CARD, module), size)
     table = found.table
     table["split"], table["fold"] = splits.of_fold(table.pop("part").to_numpy(), fold), fold
     splits.assert_disjoint(table)

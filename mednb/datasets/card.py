@@ -8,27 +8,40 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Card:
-    """Facts about a dataset, written down once; nothing here is measured on the reader's disk.
-
-    `counts` gives the images per class of the complete download (of the default draw, for phantoms). `folder` is the
-    dataset's folder under the data root, None when there are no files. `patients` says in words how many there are and
-    how we know, because some downloads do not tell.
-    """
+    """Facts about a dataset, written down once; nothing here is measured on the reader's disk."""
 
     name: str
+    """What `load` calls it."""
     title: str
     modality: str
+    """"ultrasound", "mammography", "ct", "photo", ..."""
     organ: str
     task: str
     classes: tuple[str, ...]
+    """The labels, in the order of their codes; ("unlabelled",) when there are none."""
     counts: dict[str, int]
+    """Images of each class in the complete download (in the default draw, for phantoms)."""
     patients: str
+    """How many there are, and how we know, because some downloads do not tell."""
     masks: str
     licence: str
     citation: str
+    """With the DOI."""
     how_to_get: str
+    """What to download by hand, from where, and where to put it."""
     folder: str | None = None
+    """The dataset's folder under the data root; None when there are no files."""
+    n_patients: int | None = None
+    """Of the complete download; None when it does not tell."""
+    n_masks: int | None = None
+    """Mask files, or outlines in tables, of the complete download."""
     defects: tuple[str, ...] = ()
+    tested_on: str = "a twin of the official layout"
+    """Or "real files"."""
+    alike: float = 0.5
+    """Two images of this dataset whose thumbnails correlate more than this are near-duplicates."""
+    window: str | tuple[float, float] | None = None
+    """What is black and what is white when `load` is not told: a name of `pixels.WINDOWS`, or (low, high)."""
 
     def __str__(self) -> str:
         counts = ", ".join(f"{label} {self.counts[label]:,}" for label in self.classes)
@@ -43,6 +56,8 @@ class Card:
             "to get it": self.how_to_get,
             "beware": "\n".join(self.defects) or "no known defects",
         }
+        if self.folder is not None:
+            facts["tested on"] = self.tested_on
         lines = [f"{self.name}: {self.title}"]
         for key, text in facts.items():
             head = f"  {key:<10} "

@@ -23,15 +23,15 @@ def report(module: ModuleType, root: Path) -> tuple[str, bool]:
     if card.folder is None:
         return f"{card.name}: drawn from a seed when asked for; there are no files to check.", True
     try:
-        folder = store.located(root, module.LAYOUTS, card).parent
-        index = module.index(store.located(root, module.LAYOUTS, card))
+        archive = store.located(root, card, module)
+        index = module.index(archive)
     except (OSError, ValueError) as error:
         return str(error), False
 
     thumbnails, read, wrong = [], [], []
     for row in index.itertuples():
         try:
-            image, _ = store.read(folder, row)
+            image, _ = store.read(archive, row)
         except (OSError, ValueError) as error:
             wrong.append(str(error))
         else:
@@ -42,7 +42,7 @@ def report(module: ModuleType, root: Path) -> tuple[str, bool]:
         if counts.get(label, 0) != card.counts[label]:
             wrong.append(f"{label}: {counts.get(label, 0)} images, the complete download has {card.counts[label]}.")
 
-    lines = [f"{card.name} in {folder}", f"  {len(index):,} images, {sum(map(len, index['masks'])):,} masks"]
+    lines = [f"{card.name} in {archive.where()}", f"  {len(index):,} images, {sum(map(len, index['masks'])):,} masks"]
     lines += [f"  {label}: {counts.get(label, 0):,}" for label in card.classes]
     table = index.loc[read].reset_index(drop=True)
     if "patient" not in table and len(table):

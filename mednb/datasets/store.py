@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 
 from mednb.datasets import duplicates, splits
+from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 from mednb.files import write_json
 
-VERSION = 2  # part of every key: raise it when the same files would be stored differently
+VERSION = 3  # part of every key: raise it when the same files would be stored differently
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ def stored(name: str, size: int, key: str, build: Callable[[Path], None]) -> Sto
                     aside.rename(folder)
                 finally:
                     shutil.rmtree(aside, ignore_errors=True)
-    masks = folder / "masks.npy"
+    masks, about = folder / "masks.npy", folder / "about.json"
     return Store(
         table=pd.read_parquet(folder / "table.parquet"),
         pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
         masks=np.load(masks, mmap_mode="r") if masks.exists() else None,
-        fingerprint=key,
+        fingerprint=json.loads(about.read_text())["fingerprint"] if about.exists() else key,
     )
 
 
@@ -97,83 +100,100 @@ def write_table(folder: Path, table: pd.DataFrame) -> None:
     table.assign(part=splits.parts(table)).to_parquet(folder / "table.parquet", index=False)
 
 
-def located(root: Path, layouts: tuple[str, ...], card: Card) -> Path:
-    """The dataset's folder under the data root, by the first layout that is there.
+def located(root: Path, card: Card, module: ModuleType) -> Archive:
+    """The dataset's files: in <root>/<card.folder>, a zip there or beside it, or in the root itself.
 
-    Raises FileNotFoundError that says what was looked for and where, what is there, and which root would do.
+    They are known by the path `module.LOOKS_LIKE`; one leading folder, such as a zip's own top folder, is skipped.
+    Raises FileNotFoundError that says what was looked for and where, what is there, and which root would do, and
+    ValueError when two folders look like the dataset.
     """
-    for layout in layouts:
-        if (root / layout).is_dir():
-            return root / layout
-    looked = f"{card.name} needs {root / layouts[0]}"
+    for place in places(root, card, module):
+        base = base_of(place, module.LOOKS_LIKE)
+        if base is not None:
+            return Archive(place, base)
+    looked = f"{card.name} needs {root / card.folder / module.LOOKS_LIKE}"
     if not root.is_dir():
+        is_file = "is a file and no folder" if root.exists() else "does not exist"
         raise FileNotFoundError(
-            f"{looked}, but there is no folder {root.absolute()}. If it lies elsewhere, say so with --data, root or "
+            f"{looked}, but {root.absolute()} {is_file}. If the data lies elsewhere, say so with --data, root or "
             f"$MEDNB_DATA. To get it: {card.how_to_get}."
         )
     around = [root.absolute().parent, root.absolute().parent.parent, *sorted(root.iterdir())]
-    open_ = [other for other in around if os.access(other, os.X_OK)]
-    right = [other for other in open_ if any((other / layout).is_dir() for layout in layouts)]
+    right = [other for other in around if os.access(other, os.X_OK) and looks_right(other, card, module)]
     names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     hint = f"The data root seems to be {right[0]}" if right else f"To get it: {card.how_to_get}"
     raise FileNotFoundError(f"{looked}, but {root.absolute()} holds {there or 'nothing'}. {hint}.")
 
 
-def from_files(card: Card, folder: Path, index: pd.DataFrame, size: int) -> Store:
-    """The store of a dataset that lies in files.
+def places(root: Path, card: Card, module: ModuleType) -> list[Path]:
+    """Where a dataset may lie, in the order in which it is looked for."""
+    zips = (f"{card.folder}.zip", *getattr(module, "ZIPS", ()))
+    inside = [root / card.folder / name for name in zips]
+    return [root / card.folder, *(root / name for name in zips), *inside, root]
 
-    index: one row per image with `image_id` (its path inside `folder`), `label`, `masks` (paths inside `folder`, to be
-    united; an empty list for none) and whatever else is known. Without a column `patient`, groups of near-duplicates
-    stand in for patients. Raises ValueError naming the file when one cannot be read or a mask has another size.
+
+def base_of(place: Path, looks_like: str) -> str | None:
+    """What stands before `looks_like` in a folder or zip: nothing or one folder; None when it is not there."""
+    if place.is_file():
+        names = Archive(place).names
+        found = {name[: name.index(looks_like)] for name in names if looks_like in name}
+        found = {base for base in found if base.count("/") == base.endswith("/")}
+    elif place.is_dir() and os.access(place, os.R_OK):
+        found = {""} if (place / looks_like).exists() else set()
+        if not found:
+            folders = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+            found = {f"{path.name}/" for path in folders if (path / looks_like).exists()}
+    else:
+        return None
+    if len(found) > 1:
+        two = " and ".join(str(place / base) for base in sorted(found)[:2])
+        raise ValueError(f"{two} both look like the dataset; move one away.")
+    return found.pop() if found else None
+
+
+def looks_right(root: Path, card: Card, module: ModuleType) -> bool:
+    """Whether this root would do; a look at folders only."""
+    return any(place.is_dir() and (place / module.LOOKS_LIKE).exists() for place in (root / card.folder, root))
+
+
+def from_archive(module: ModuleType, archive: Archive, size: int) -> Store:
+    """The store of a dataset that lies in files; a source module says which file is which.
+
+    Without a column `patient`, groups of near-duplicates stand in for patients. Raises ValueError naming the file when
+    one cannot be read or a mask has another size.
     """
-    files = sorted({*index["image_id"], *(mask for masks in index["masks"] for mask in masks)})
-    # Reading every file each time would be slow, so the hash of their contents is remembered under a stamp of their
-    # paths, lengths and times of change; when one of these differs, the contents are read again.
-    listing = [(file, (stat := (folder / file).stat()).st_size, stat.st_mtime_ns) for file in files]
-    stamp = cache() / "stamps" / f"{key_of(card.name, str(folder.resolve()), listing)}.json"
-    contents = json.loads(stamp.read_text())["contents"] if stamp.exists() else contents_hash(folder, files)
+    card = module.CARD
 
     def build(aside: Path) -> None:
-        facts, thumbnails = [], []
-        fill(aside, len(index), size, True, decoded(folder, index, size, facts, thumbnails))
-        table = index.drop(columns="masks").assign(modality=card.modality, source=card.folder, **pd.DataFrame(facts))
+        index, facts, thumbnails = module.index(archive), [], []
+        fill(aside, len(index), size, True, decoded(archive, index, size, facts, thumbnails))
+        table = index.drop(columns="masks").assign(modality=card.modality, organ=card.organ, source=card.name)
+        table = pd.concat([table, pd.DataFrame(facts)], axis=1)
         if "patient" not in table:
             first = duplicates.groups(np.stack(thumbnails))
-            table["patient"] = [Path(table["image_id"][row]).stem for row in first]
+            table["patient"] = [PurePosixPath(table["image_id"][row]).stem for row in first]
         write_table(aside, table)
+        content = [hashlib.sha256(archive.read(name)).hexdigest() for name in archive.names]
+        write_json(aside / "about.json", {"fingerprint": key_of(card.name, archive.names, content, size)})
 
-    found = stored(card.name, size, key_of(card.name, index.to_csv(index=False), contents, size), build)
-    if not stamp.exists():
-        write_json(stamp, {"dataset": card.name, "folder": str(folder.resolve()), "contents": contents})
-    return found
-
-
-def contents_hash(folder: Path, files: list[str]) -> str:
-    """SHA-256 over the names and contents of these files."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.encode() + b"\0" + hashlib.sha256(inside(folder, file).read_bytes()).digest())
-    return digest.hexdigest()
+    return stored(card.name, size, key_of(card.name, archive.stamp(), source_text(module), size), build)
 
 
-def inside(folder: Path, file: str) -> Path:
-    """The path of a file of the dataset; ValueError when it is a link that leads out of the dataset's folder."""
-    path = folder / file
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is a link that leads out of {folder}; copy the file there instead.")
-    return path
+def source_text(module: ModuleType) -> str:
+    """The text of the file that says which file is which: when it changes, what was stored is old."""
+    return Path(module.index.__code__.co_filename).read_text(encoding="utf-8")
 
 
 def decoded(
-    folder: Path, index: pd.DataFrame, size: int, facts: list[dict], thumbnails: list[np.ndarray]
+    archive: Archive, index: pd.DataFrame, size: int, facts: list[dict], thumbnails: list[np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the images of the index one by one; what is noticed on the way is appended to `facts` and `thumbnails`."""
     from tqdm import tqdm
 
     rows = tqdm(index.itertuples(), f"decoding {len(index):,} images once", len(index), delay=2, disable=None)
     for row in rows:
-        image, mask = read(folder, row)
+        image, mask = read(archive, row)
         height, width = image.shape
         lesions = len(row.masks) if mask.any() else 0
         facts.append({"width": width, "height": height, "lesions": lesions, "lesion_area": mask.mean()})
@@ -181,33 +201,29 @@ def decoded(
         yield resized(image, size)[None], resized_mask(mask, size)[None]
 
 
-def read(folder: Path, row: tuple) -> tuple[np.ndarray, np.ndarray]:
+def read(archive: Archive, row: tuple) -> tuple[np.ndarray, np.ndarray]:
     """One image of an index as it lies in its file: (H, W) uint8, and the union of its masks, (H, W) bool."""
-    image = read_grey(folder, row.image_id)
+    image = read_grey(archive, row.image_id)
     mask = np.zeros(image.shape, bool)
     for file in row.masks:
-        part = read_grey(folder, file)
+        part = read_grey(archive, file)
         if part.shape != image.shape:
             (height, width), (h, w) = part.shape, image.shape
-            raise ValueError(f"{folder / file} is {width} x {height} pixels, but its image is {w} x {h}.")
+            raise ValueError(f"{archive.where(file)} is {width} x {height} pixels, but its image is {w} x {h}.")
         mask |= part > part.max() / 2  # whether lesion is written as 255 or as 1
     return image, mask
 
 
-def read_grey(folder: Path, file: str) -> np.ndarray:
-    """(H, W) uint8 of one file inside the dataset's folder; colour becomes grey, transparency black.
-
-    The files come from strangers: a link that leads out of the folder, a picture of an absurd size (a decompression
-    bomb), more than 8 bits, anything broken is a ValueError that names the file.
-    """
+def read_grey(archive: Archive, file: str) -> np.ndarray:
+    """(H, W) uint8 of one file; colour becomes grey, transparency black. ValueError names a file that is broken."""
     from PIL import Image
 
-    path = inside(folder, file)
     broken = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+    content = archive.read(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG", "JPEG", "BMP", "TIFF"]) as image:
+            with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "BMP", "TIFF"]) as image:
                 if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
                     raise ValueError(f"its pixels are {image.mode!r}, not 8-bit grey or colour")
                 if image.mode in ("LA", "RGBA") or "transparency" in image.info:
@@ -215,7 +231,7 @@ def read_grey(folder: Path, file: str) -> np.ndarray:
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
                 return np.asarray(image.convert("L"))
     except broken as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}.") from error
+        raise ValueError(f"{archive.where(file)} cannot be read as an image: {error}.") from error
 
 
 def resized(image: np.ndarray, size: int) -> np.ndarray:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pandas as pd
 
-from mednb.datasets import store
+from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 
 CARD = Card(
@@ -22,13 +21,15 @@ CARD = Card(
     patients="600 women by the paper, but the download has no patient ids: groups of near-duplicate images, found by "
     "perceptual hash (mednb.datasets.duplicates), stand in for them and never straddle a split. A patient whose images "
     "do not look alike can still be on both sides.",
+    n_masks=798,
     masks="one per lesion, several are united; empty for normal",
     licence="CC BY 4.0 by inference: the download has no licence file; the article it belongs to is CC BY 4.0, and "
     "others redistribute it as that",
     citation="W. Al-Dhabyani, M. Gomaa, H. Khaled, A. Fahmy, Dataset of breast ultrasound images, Data in Brief 28 "
     "(2020) 104863, doi:10.1016/j.dib.2019.104863",
-    how_to_get="download Dataset_BUSI.zip from the authors' page (linked from the article) and unpack it so that there "
-    "is <root>/BUSI/Dataset_BUSI_with_GT/benign/benign (1).png",
+    how_to_get="download Dataset_BUSI.zip from the authors' page (linked from the article) and put it at "
+    "<root>/BUSI.zip, or unpack it so that there is <root>/BUSI/Dataset_BUSI_with_GT/benign/benign (1).png",
+    tested_on="real files",
     defects=(
         "About two in five images have a near-duplicate: another frame, another crop or the same frame with callipers.",
         "Eight groups of near-duplicates contradict their labels: benign 131+42 / malignant 51, "
@@ -39,43 +40,40 @@ CARD = Card(
     ),
 )
 
-LAYOUTS = ("BUSI/Dataset_BUSI_with_GT", "Dataset_BUSI_with_GT")
+LOOKS_LIKE = "Dataset_BUSI_with_GT/benign/"
+ZIPS = ("Dataset_BUSI.zip", "Dataset_BUSI_with_GT.zip")
+
+FOLDER = LOOKS_LIKE.split("/")[0]
 NAME = re.compile(r"(?P<label>\w+) \((?P<number>\d+)\)(?P<mask>_mask(_\d+)?)?\.png")
 
 
-def index(folder: Path) -> pd.DataFrame:
+def index(archive: Archive) -> pd.DataFrame:
     """What lies in Dataset_BUSI_with_GT, one row per image, by name only: columns image_id, label, masks.
 
     Raises FileNotFoundError for a class without images and ValueError for a file whose name does not fit.
     """
     rows = {}
     for label in CARD.classes:
-        files = sorted(path.name for path in (folder / label).glob("[!.]*.png"))
+        files = [match[1] for match in archive.matching(rf"{FOLDER}/{label}/([^/]*\.png)")]
         if not files:
-            raise FileNotFoundError(f"{folder / label} holds no images; there should be '{label} (1).png' and so on.")
+            where = archive.where(f"{FOLDER}/{label}")
+            raise FileNotFoundError(f"{where} holds no images; there should be '{label} (1).png' and so on.")
         named = [(NAME.fullmatch(file), file) for file in files]
         for match, file in named:
             if not match or match["label"] != label:
-                raise ValueError(
-                    f"{folder / label / file}: the name should be '{label} (1).png' or '{label} (1)_mask.png'."
-                )
+                where = archive.where(f"{FOLDER}/{label}/{file}")
+                raise ValueError(f"{where}: the name should be '{label} (1).png' or '{label} (1)_mask.png'.")
         for match, file in sorted(named, key=lambda pair: (int(pair[0]["number"]), pair[0]["mask"] or "")):
-            image_id = f"{folder.name}/{label}/{label} ({match['number']}).png"
+            image_id = f"{FOLDER}/{label}/{label} ({match['number']}).png"
             if not match["mask"]:
                 rows[image_id] = {"image_id": image_id, "label": label, "masks": []}
             elif image_id in rows:
-                rows[image_id]["masks"].append(f"{folder.name}/{label}/{file}")
+                rows[image_id]["masks"].append(f"{FOLDER}/{label}/{file}")
             else:
-                raise FileNotFoundError(f"{folder / label / file} is a mask without its image '{Path(image_id).name}'.")
-    for row in rows.values():
+                where, image = archive.where(f"{FOLDER}/{label}/{file}"), f"{label} ({match['number']}).png"
+                raise FileNotFoundError(f"{where} is a mask without its image '{image}'.")
+    for image_id, row in rows.items():
         if row["label"] != "normal" and not row["masks"]:
-            raise FileNotFoundError(
-                f"{folder.parent / row['image_id']} has no mask '{Path(row['image_id']).stem}_mask.png'."
-            )
+            mask = image_id.rsplit("/", 1)[1].replace(".png", "_mask.png")
+            raise FileNotFoundError(f"{archive.where(image_id)} has no mask '{mask}'.")
     return pd.DataFrame(list(rows.values()))
-
-
-def stored(root: Path, size: int) -> store.Store:
-    """The images under this data root, decoded once; see `mednb.datasets.store.from_files`."""
-    folder = store.located(root, LAYOUTS, CARD)
-    return store.from_files(CARD, folder.parent, index(folder), size)
