@@ -3,28 +3,51 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
 import torchvision
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import nn
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from mednb.files import whole
+
+
+def convnext_tiny() -> nn.Module:
+    """ConvNeXt-tiny (Liu et al., A ConvNet for the 2020s, CVPR 2022) with timm's names."""
+    import timm
+
+    return timm.create_model("convnext_tiny", num_classes=1000)
+
 
 ENCODERS = {
     "resnet18": torchvision.models.resnet18,
     "resnet34": torchvision.models.resnet34,
     "resnet50": torchvision.models.resnet50,
+    "convnext_tiny": convnext_tiny,
 }
+
+# Where torchvision keeps the weights that it has once loaded.
+IMAGENET = {
+    "resnet18": torchvision.models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet34": torchvision.models.ResNet34_Weights.IMAGENET1K_V1,
+    "resnet50": torchvision.models.ResNet50_Weights.IMAGENET1K_V2,
+}
+
+# What published checkpoints write before the encoder's own names: MoCo's, BYOL's, SwAV's and SparK's of Wolf et al.
+# (2023), Lightning's, and those of models trained on several devices.
+PREFIXES = ("encoder_q.", "online_network.encoder.", "model.", "module.", "backbone.", "encoder.", "state_dict.")
 
 
 def build(name: str = "resnet18", channels: int = 1, seed: int | None = None) -> nn.Module:
-    """A randomly initialised encoder from torchvision, without its classifier.
+    """A randomly initialised encoder from torchvision or timm, without its classifier.
 
-    `channels` is the number of channels of its images: grey images stay grey. The parameters' names are torchvision's.
-    `seed` fixes the random initialisation and leaves torch's own generator as it was. The attribute `width` is D.
+    `channels` is the number of channels of its images: grey images stay grey. The parameters' names are torchvision's
+    (timm has the same for ResNets; ConvNeXt's are timm's). `seed` fixes the random initialisation and leaves torch's
+    own generator as it was. The attribute `width` is D.
     """
     if name not in ENCODERS:
         raise ValueError(f"encoder '{name}' is unknown; choose one of {', '.join(ENCODERS)}")
@@ -32,13 +55,53 @@ def build(name: str = "resnet18", channels: int = 1, seed: int | None = None) ->
         if seed is not None:
             torch.manual_seed(seed)
         encoder = ENCODERS[name]()
-        if channels != 3:
-            encoder.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
-    encoder.width = encoder.fc.in_features
-    encoder.fc = nn.Identity()
+        first = first_layer(encoder)
+        if channels != first.in_channels:
+            shape = first.out_channels, first.kernel_size, first.stride, first.padding
+            grey = nn.Conv2d(channels, *shape, bias=first.bias is not None)
+            nn.init.kaiming_normal_(grey.weight, mode="fan_out", nonlinearity="relu")
+            encoder.set_submodule(first_layer_name(encoder), grey)
+    classifier = "fc" if hasattr(encoder, "fc") else "head.fc"
+    encoder.name, encoder.width = name, encoder.get_submodule(classifier).in_features
+    encoder.set_submodule(classifier, nn.Identity())
     # Convolutions on the processor and on tensor cores are faster with the channels last.
     return encoder.to(memory_format=torch.channels_last)
+
+
+def first_layer_name(encoder: nn.Module) -> str:
+    """The name of the convolution that sees the image."""
+    return next(name for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def first_layer(encoder: nn.Module) -> nn.Conv2d:
+    """The convolution that sees the image."""
+    return encoder.get_submodule(first_layer_name(encoder))
+
+
+def features(encoder: nn.Module, x: Tensor) -> list[Tensor]:
+    """The feature maps of images (N, C, H, W) at strides 2, 4, 8, 16 and 32, each (N, C_s, H / s, W / s).
+
+    They are those that a U-Net of segmentation-models-pytorch takes. ConvNeXt has no map at stride 2: it is empty, with
+    no channels. `pooled` makes the embedding of the last one.
+    """
+    if hasattr(encoder, "stages"):
+        maps = [x.new_empty(len(x), 0, x.shape[2] // 2, x.shape[3] // 2)]
+        x = encoder.stem(x)
+        for stage in encoder.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
+    maps = [encoder.relu(encoder.bn1(encoder.conv1(x)))]
+    x = encoder.maxpool(maps[0])
+    for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
+        x = stage(x)
+        maps.append(x)
+    return maps
+
+
+def pooled(encoder: nn.Module, last: Tensor) -> Tensor:
+    """The embedding (N, D) of the last feature map (N, D, H / 32, W / 32): what `encoder(x)` gives."""
+    return encoder.head(last) if hasattr(encoder, "stages") else encoder.avgpool(last).flatten(1)
 
 
 def save_encoder(network: nn.Module, path: str | Path, card: dict) -> None:
@@ -46,8 +109,12 @@ def save_encoder(network: nn.Module, path: str | Path, card: dict) -> None:
 
     The card is any values that JSON holds; `encoder`, the network's name, must be among them.
     """
+    save_weights(network, path, {**card, "channels": first_layer(network).in_channels})
+
+
+def save_weights(network: nn.Module, path: str | Path, card: dict) -> None:
+    """Write the weights of any network to a safetensors file, with a card as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    card = {**card, "channels": network.conv1.in_channels}
     with whole(path) as aside:
         aside.write_bytes(save(state, metadata={"mednb": json.dumps(card, default=str)}))
 
@@ -63,22 +130,108 @@ def model_card(path: str | Path) -> dict:
         raise ValueError(f"{path} is not an encoder that mednb saved ({error})") from None
 
 
-def load(path: str | Path) -> nn.Module:
-    """The encoder in a run's `encoder.safetensors`, in eval mode."""
-    facts = model_card(path)
-    encoder = build(facts["encoder"], channels=facts["channels"], seed=0)
-    encoder.load_state_dict(weights(path))
-    return encoder.eval()
+def load(path: str | Path, encoder: str | None = None, channels: int = 1) -> nn.Module:
+    """The encoder in a file, in eval mode.
+
+    path: a run's `encoder.safetensors`, which says itself what it is; or weights from elsewhere (.safetensors, .pth,
+    .pt, .ckpt), such as the checkpoints of Wolf et al. (2023): then `encoder` names the network, and `channels` of its
+    images. Prefixes of the names (`encoder_q.`, `online_network.encoder.`, `model.`, `module.`, ...) are dropped, heads
+    and classifiers are left out. Files are read without running code from them.
+    Raises ValueError when weights are missing or have another shape, naming the first of them.
+    """
+    if encoder is None:
+        card = model_card(path)
+        network = build(card["encoder"], channels=card["channels"], seed=0)
+        network.load_state_dict(weights(path))
+    else:
+        network = build(encoder, channels=channels, seed=0)
+        take(network, foreign(path), path)
+    return network.eval()
 
 
-def weights(path: str | Path, channels: int | None = None) -> dict[str, torch.Tensor]:
+def weights(path: str | Path, channels: int | None = None) -> dict[str, Tensor]:
     """The tensors in `path` under torchvision's names.
 
     With `channels=3` the first layer of a grey encoder is spread over three channels so that a grey image repeated
     thrice gives the same response: `torchvision.models.resnet18().load_state_dict(weights(path, 3), strict=False)`.
     """
-    with safe_open(str(path), framework="pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (the file is no dict)
-    if channels is not None and state["conv1.weight"].shape[1] != channels:
-        state["conv1.weight"] = state["conv1.weight"].sum(1, keepdim=True).repeat(1, channels, 1, 1) / channels
-    return state
+    state = load_file(str(path))
+    first = "conv1.weight" if "conv1.weight" in state else "stem.0.weight"
+    return state if channels is None else state | {first: spread(state[first], channels)}
+
+
+def spread(kernel: Tensor, channels: int) -> Tensor:
+    """A first layer (K, C, h, w) for another number of channels, with the same response to grey images."""
+    if kernel.shape[1] == channels:
+        return kernel
+    return kernel.sum(1, keepdim=True).repeat(1, channels, 1, 1) / channels
+
+
+def foreign(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file that others saved, without any wrapping; ValueError when it holds anything that is code."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # pickle raises whatever a file makes it raise
+        raise ValueError(f"{path} cannot be read without running code from it: {str(error).splitlines()[0]}") from error
+    for wrapping in ("state_dict", "model", "module", "teacher"):
+        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
+            state = state[wrapping]
+    tensors = (
+        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
+    )
+    if not tensors:
+        raise ValueError(f"{path} holds no weights: a checkpoint has a dict of tensors by name")
+    return tensors
+
+
+def take(network: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
+    """Load foreign weights into an encoder: prefixes dropped, first layer spread over its channels, heads left out."""
+    wanted = network.state_dict()
+    found = best_prefixed(state, wanted)
+    first = f"{first_layer_name(network)}.weight"
+    if first in found:
+        found[first] = spread(found[first], first_layer(network).in_channels)
+    wrong = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
+    if wrong:
+        few = ", ".join(list(state)[:3])
+        raise ValueError(f"{source} lacks {wrong[0]} and {len(wrong) - 1} more of this encoder; it holds {few}, ...")
+    bent = [key for key in found if found[key].shape != wanted[key].shape]
+    if bent:
+        shapes = [" x ".join(map(str, each[bent[0]].shape)) for each in (found, wanted)]
+        raise ValueError(f"{source}: {bent[0]} is {shapes[0]}, but this encoder has {shapes[1]}")
+    network.load_state_dict(wanted | found)
+
+
+def best_prefixed(state: dict[str, Tensor], wanted: dict) -> dict[str, Tensor]:
+    """The tensors whose names fit `wanted` once a prefix, or several, are dropped: the one that fits most names."""
+    prefixes = {""}
+    for key in state:
+        match = re.match("|".join(f"(?:{re.escape(prefix)})" for prefix in PREFIXES), key)
+        prefix = ""
+        while match:
+            prefix += match[0]
+            prefixes.add(prefix)
+            match = re.match("|".join(f"(?:{re.escape(each)})" for each in PREFIXES), key[len(prefix) :])
+    fits = ({key[len(p) :]: value for key, value in state.items() if key.startswith(p)} for p in sorted(prefixes))
+    return max(({k: v for k, v in each.items() if k in wanted} for each in fits), key=len)
+
+
+def imagenet(name: str) -> dict[str, Tensor]:
+    """The weights that were trained with ImageNet's labels, from torch's cache or the file in $MEDNB_IMAGENET.
+
+    Nothing is downloaded: a study must not depend on a server. FileNotFoundError says how to get them.
+    """
+    given = os.environ.get("MEDNB_IMAGENET")
+    known = IMAGENET.get(name)
+    path = Path(given) if given else Path(torch.hub.get_dir(), "checkpoints", Path(known.url).name if known else name)
+    if not path.is_file():
+        how = (
+            f"run torchvision.models.{name}(weights='{known.name}') once where there is a network, or " if known else ""
+        )
+        raise FileNotFoundError(
+            f"method imagenet needs the weights of {name} at {path}: {how}name a file that holds them in $MEDNB_IMAGENET"
+        )
+    return foreign(path)

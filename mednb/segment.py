@@ -12,18 +12,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mednb import embed, encoders, supervise
+from mednb import embed, encoders, supervise, unet
 from mednb.datasets import Images
 
+INITIALISE = ("encoder", "encoder-decoder")
 
-def unet(path: str | Path, seed: int = 0) -> nn.Module:
-    """A U-Net (Ronneberger et al. 2015) whose encoder is the one saved at `path`; its decoder is drawn from `seed`."""
-    card = encoders.model_card(path)
+
+def build(path: str | Path, seed: int = 0, initialise: str = "encoder") -> nn.Module:
+    """A U-Net whose encoder is the one saved at `path`; its decoder is drawn from `seed`.
+
+    initialise: "encoder", or "encoder-decoder": then the decoder is the one that was pretrained with the encoder, in
+    `decoder.safetensors` beside it (figueiras2024 compares the two).
+    """
+    if initialise not in INITIALISE:
+        raise ValueError(f"initialise is {initialise!r}; choose one of {', '.join(INITIALISE)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = smp.Unet(card["encoder"], encoder_weights=None, in_channels=card["channels"], classes=1)
-    network.encoder.load_state_dict(encoders.weights(path))
-    return network
+        made = unet.build(path)
+    if initialise == "encoder-decoder":
+        beside = Path(path).with_name("decoder.safetensors")
+        if not beside.is_file():
+            raise FileNotFoundError(f"there is no {beside}: pretrain with decoder=True, or with a method that has one")
+        made.decoder.load_state_dict(encoders.weights(beside))
+    return made
 
 
 def loss(answer: Tensor, masks: Tensor) -> Tensor:
@@ -49,9 +60,14 @@ def predict(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
 
 
 def label_efficiency(
-    images: Images, path: str | Path, fractions: Iterable[float] = (0.1, 1.0), seed: int = 0, steps: int = 300
+    images: Images,
+    path: str | Path,
+    fractions: Iterable[float] = (0.1, 1.0),
+    seed: int = 0,
+    steps: int = 300,
+    initialise: str = "encoder",
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
-    """How well lesions are outlined with ever more masks, for the encoder saved at `path`.
+    """How well lesions are outlined with ever more masks, for the encoder saved at `path`; see `build`.
 
     Only images with a lesion take part. Returns scores (task, label_fraction, split, metric, value, n_patients,
     n_images) on val and test, the cases of test (image_id, patient, label, area, dice, iou, label_fraction, seed; area
@@ -63,15 +79,16 @@ def label_efficiency(
     images = images.take(np.flatnonzero(images.masks.any(axis=(1, 2))))
     train, val, test = (images.where(split=split) for split in ("train", "val", "test"))
 
-    def score(network: nn.Module) -> float:
-        return overlap(predict(network, val.pixels), val.masks)["dice"].mean()
+    def score(of: nn.Module) -> float:
+        return overlap(predict(of, val.pixels), val.masks)["dice"].mean()
 
     scores, cases = [], []
     for fraction in sorted(fractions):
         few = train.few(fraction, seed)
-        network = supervise.fit(unet(path, seed), few.pixels, few.masks, loss, score, steps, batch_size=16, seed=seed)
+        start = build(path, seed, initialise)
+        fitted = supervise.fit(start, few.pixels, few.masks, loss, score, steps, batch_size=16, seed=seed)
         for split, part in (("val", val), ("test", test)):
-            prediction = predict(network, part.pixels)
+            prediction = predict(fitted, part.pixels)
             each = overlap(prediction, part.masks)
             about = {"task": "segment", "label_fraction": fraction, "split": split}
             about |= {"n_patients": part.table["patient"].nunique(), "n_images": len(part)}

@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torchvision
 
-from mednb import encoders
+from mednb import encoders, unet
 
 
 @pytest.fixture
@@ -71,3 +71,98 @@ def test_a_file_that_is_no_encoder_is_refused_by_name(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"encoder\.safetensors is not an encoder that mednb saved"):
         encoders.load(path)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "convnext_tiny"])
+def test_feature_maps_are_those_of_a_unets_encoder_and_pool_to_the_embedding(name, tmp_path):
+    encoder = encoders.build(name, seed=0).eval()
+    x = torch.randn(2, 1, 64, 64)
+    maps = encoders.features(encoder, x)
+    assert [len(x) and x.shape[-1] // each.shape[-1] for each in maps] == [2, 4, 8, 16, 32]
+    torch.testing.assert_close(encoders.pooled(encoder, maps[-1]), encoder(x))
+    encoders.save_encoder(encoder, tmp_path / "encoder.safetensors", {"encoder": name})
+    network = unet.build(tmp_path / "encoder.safetensors").eval()
+    assert unet.widths(encoder) == [1, *(each.shape[1] for each in maps)]
+    for ours, theirs in zip(maps, network.encoder(x)[1:], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_timm_takes_the_weights_of_resnets_and_convnexts(tmp_path):
+    import timm
+
+    for name in ("resnet18", "convnext_tiny"):
+        encoder = encoders.build(name, seed=1).eval()
+        encoders.save_encoder(encoder, tmp_path / "encoder.safetensors", {"encoder": name})
+        theirs = timm.create_model(name, num_classes=0, in_chans=1).eval()
+        theirs.load_state_dict(encoders.weights(tmp_path / "encoder.safetensors"))
+        x = torch.randn(2, 1, 64, 64)
+        torch.testing.assert_close(theirs(x), encoder(x), atol=1e-4, rtol=1e-4)
+
+
+PUBLISHED = {  # how the released checkpoints of Wolf et al. (2023) and others wrap a ResNet's weights
+    "MoCo": lambda state: {"state_dict": {f"encoder_q.{k}": v for k, v in state.items()}, "epoch": 3},
+    "BYOL": lambda state: {
+        "state_dict": {f"online_network.encoder.{k}": v for k, v in state.items()}
+        | {f"target_network.encoder.{k}": torch.zeros_like(v) for k, v in state.items()}
+    },
+    "SwAV": lambda state: {
+        "state_dict": {f"model.{k}": v for k, v in state.items()} | {"model.prototypes.weight": ONE}
+    },
+    "SparK": lambda state: {"module": dict(state)},
+    "several devices": lambda state: {f"module.encoder_q.{k}": v for k, v in state.items()},
+    "bare, with a classifier": lambda state: dict(state) | {"fc.weight": ONE, "fc.bias": ONE},
+}
+ONE = torch.ones(1)
+
+
+@pytest.mark.parametrize("wrapping", PUBLISHED)
+def test_published_checkpoints_load_by_the_same_call(wrapping, tmp_path):
+    colour = torchvision.models.resnet18()
+    state = {key: value for key, value in colour.state_dict().items() if not key.startswith("fc.")}
+    torch.save(PUBLISHED[wrapping](state), tmp_path / "theirs.ckpt")
+    encoder = encoders.load(tmp_path / "theirs.ckpt", encoder="resnet18")
+    colour.fc = torch.nn.Identity()
+    x = torch.randn(2, 1, 32, 32)
+    torch.testing.assert_close(encoder(x), colour.eval()(x.repeat(1, 3, 1, 1)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"state_dict": {}, "hyper": Trap()}, tmp_path / "trap.ckpt")
+    with pytest.raises(ValueError, match=r"trap\.ckpt cannot be read without running code"):
+        encoders.load(tmp_path / "trap.ckpt", encoder="resnet18")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_foreign_weights_that_do_not_fit_name_what_is_wrong(tmp_path):
+    state = encoders.build("resnet18", seed=0).state_dict()
+    torch.save({k: v for k, v in state.items() if not k.startswith("layer4.1.")}, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match=r"short\.pth lacks layer4\.1\."):
+        encoders.load(tmp_path / "short.pth", encoder="resnet18")
+    torch.save(state | {"layer1.0.conv1.weight": torch.zeros(3, 3)}, tmp_path / "bent.pth")
+    with pytest.raises(ValueError, match=r"bent\.pth: layer1\.0\.conv1\.weight is 3 x 3, but this encoder has 64 x 64"):
+        encoders.load(tmp_path / "bent.pth", encoder="resnet18")
+    torch.save({"a": 1}, tmp_path / "empty.pth")
+    with pytest.raises(ValueError, match=r"empty\.pth holds no weights"):
+        encoders.load(tmp_path / "empty.pth", encoder="resnet18")
+
+
+def test_imagenets_weights_come_from_torchs_cache_or_a_file_and_are_never_downloaded(tmp_path, monkeypatch):
+    from mednb.methods.imagenet import ImageNet
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.delenv("MEDNB_IMAGENET", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"needs the weights of resnet18 at .*f37072fd\.pth: run torchvision"):
+        ImageNet(encoders.build("resnet18", seed=0))
+    theirs = torchvision.models.resnet18()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(theirs.state_dict(), tmp_path / "checkpoints/resnet18-f37072fd.pth")
+    cached = ImageNet(encoders.build("resnet18", seed=0)).encoder
+    torch.testing.assert_close(cached.conv1.weight[:, 0], theirs.conv1.weight.sum(1))
+    assert torch.equal(cached.layer4[1].conv2.weight, theirs.layer4[1].conv2.weight)
+    torch.save(theirs.state_dict(), tmp_path / "mine.pth")
+    monkeypatch.setenv("MEDNB_IMAGENET", str(tmp_path / "mine.pth"))
+    assert torch.equal(ImageNet(encoders.build("resnet18", seed=1)).encoder.bn1.weight, theirs.bn1.weight)

@@ -21,7 +21,7 @@ def images():
 
 
 def test_the_unet_holds_the_encoder_and_draws_its_decoder_from_the_seed(path):
-    a, b, c = (segment.unet(path, seed).state_dict() for seed in (0, 0, 1))
+    a, b, c = (segment.build(path, seed).state_dict() for seed in (0, 0, 1))
     weights = encoders.weights(path)
     assert all(torch.equal(a[f"encoder.{name}"], value) for name, value in weights.items())
     assert all(torch.equal(a[name], b[name]) for name in a)
