@@ -228,10 +228,8 @@ def imagenet(name: str) -> dict[str, Tensor]:
     known = IMAGENET.get(name)
     path = Path(given) if given else Path(torch.hub.get_dir(), "checkpoints", Path(known.url).name if known else name)
     if not path.is_file():
-        how = (
-            f"run torchvision.models.{name}(weights='{known.name}') once where there is a network, or " if known else ""
-        )
+        once = f"run torchvision.models.{name}(weights='{known.name}') once with a network, or " if known else ""
         raise FileNotFoundError(
-            f"method imagenet needs the weights of {name} at {path}: {how}name a file that holds them in $MEDNB_IMAGENET"
+            f"method imagenet needs the weights of {name} at {path}: {once}name a file of them in $MEDNB_IMAGENET"
         )
     return foreign(path)

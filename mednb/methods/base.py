@@ -11,11 +11,15 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Crops:
-    """`n` views of each image, of side `size` times the image's; `area` takes the place of the policy's own."""
+    """`n` views of each image, of side `size` times the image's; `area` takes the place of the policy's own.
+
+    `plain` views are cropped, turned and flipped, but their pixels are not disturbed.
+    """
 
     n: int
     size: float = 1.0
     area: tuple[float, float] | None = None
+    plain: bool = False
 
 
 class Method(nn.Module):

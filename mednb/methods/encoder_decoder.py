@@ -1,0 +1,28 @@
+"""Encoder-decoder pretraining: the decoder learns without labels, too (Figueiras 2024; DeCon, Quetin 2025)."""
+
+from torch import Tensor
+
+from mednb import unet
+from mednb.methods.base import Method
+
+
+class EncoderDecoder(Method):
+    """Any method that looks at one vector per view, asked twice: of the encoder, and of a U-Net decoder behind it.
+
+    The two losses are added up. The decoder is kept, so that a U-Net for segmentation can start from both halves.
+    """
+
+    def __init__(self, encoder, of: type[Method]):
+        super().__init__(encoder)
+        self.decoder = unet.decoder(encoder)
+        self.on_encoder = of(encoder)
+        self.on_decoder = of(unet.DecoderAsEncoder(encoder, self.decoder))
+        for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "crops", "wants"):
+            setattr(self, recipe, getattr(of, recipe))
+
+    def loss(self, *views: Tensor, **wanted) -> Tensor:
+        return self.on_encoder.loss(*views, **wanted) + self.on_decoder.loss(*views, **wanted)
+
+    def after_step(self, step: int, steps: int) -> None:
+        self.on_encoder.after_step(step, steps)
+        self.on_decoder.after_step(step, steps)

@@ -1,0 +1,120 @@
+"""SparK: Tian et al., Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling, ICLR 2023."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mednb import encoders, unet
+from mednb.methods.base import Crops, Method
+
+
+class SparK(Method):
+    """Most of the image is hidden, the encoder sees the rest, and a U-Net decoder has to paint what is missing.
+
+    A convolution knows no missing pixels, so every stage multiplies with the mask again: nothing leaks in, and the
+    pattern of the mask does not fade out. Batch norm counts visible positions only. Before the decoder, each map's
+    hidden positions are filled with a learned token. The loss is the squared error on hidden cells only, each
+    normalised by its own mean and standard deviation; predicting zeros costs 1.
+
+    `cell` is the side of a cell in pixels: 32, the encoder's stride, as in the paper; smaller images take a quarter of
+    their side, since 64 pixels have only four cells of 32. A position of a map that is coarser than the cells is
+    visible when any of its cells is. `hidden` is the share of cells that is hidden.
+    """
+
+    batch_size = 64
+    crops = (Crops(1, 1.0, (0.67, 1.0), plain=True),)  # no jitter of brightness: it hurts, as the authors found
+
+    def __init__(self, encoder: nn.Module, hidden: float = 0.6, cell: int | None = None):
+        super().__init__(encoder)
+        self.hidden, self.cell = hidden, cell
+        widths = unet.widths(encoder)[1:]  # of the maps at strides 2 to 32
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width) if width else nn.Identity() for width in widths])
+        self.tokens = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1)) for width in widths])
+        for token in self.tokens:
+            nn.init.trunc_normal_(token, std=0.02)
+        self.projections = nn.ModuleList([nn.Conv2d(width, width, 1) if width else nn.Identity() for width in widths])
+        self.decoder = unet.decoder(encoder)
+        self.paint = nn.Conv2d(unet.WIDTHS[-1], encoders.first_layer(encoder).in_channels, 1)
+
+    def loss(self, x: Tensor) -> Tensor:
+        cell = self.cell or min(32, x.shape[-1] // 4)
+        visible = self.mask(x, cell)  # (N, 1, f, f)
+        painted = self.paint(self.decoder([x, *self.filled(self.encode(x, visible), visible)]))  # (N, C, H, W)
+        target, painted = cells(x.float(), cell), cells(painted.float(), cell)  # (N, f * f, C * cell * cell)
+        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        hidden = ~visible.flatten(1)  # (N, f * f)
+        return (painted - target).square().mean(-1)[hidden].mean()
+
+    def mask(self, x: Tensor, cell: int) -> Tensor:
+        """Which cells are visible: (N, 1, f, f) bool, equally many in each image, at least one."""
+        f = x.shape[-1] // cell
+        order = torch.rand(len(x), f * f, device=x.device).argsort(1).argsort(1)
+        return (order < max(1, round(f * f * (1 - self.hidden)))).view(-1, 1, f, f)
+
+    def encode(self, x: Tensor, visible: Tensor) -> list[Tensor]:
+        """The encoder's maps at strides 2 to 32 when only the visible cells (N, 1, f, f) of x exist; 0 elsewhere."""
+        return masked_features(self.encoder, x * at(visible, x), visible)
+
+    def filled(self, maps: list[Tensor], visible: Tensor) -> list[Tensor]:
+        """The maps with a learned token at every hidden position."""
+        parts = zip(maps, self.norms, self.tokens, self.projections, strict=True)
+        return [
+            project(torch.where(at(visible, x), batch_norm(norm, x, visible), token.to(x.dtype))) if x.shape[1] else x
+            for x, norm, token, project in parts
+        ]
+
+
+def cells(x: Tensor, cell: int) -> Tensor:
+    """Images (N, C, H, W) cut into cells: (N, H / cell * W / cell, C * cell * cell)."""
+    return F.unfold(x, cell, stride=cell).transpose(1, 2)
+
+
+def at(visible: Tensor, x: Tensor) -> Tensor:
+    """The mask of cells (N, 1, f, f) at the resolution of a map x (N, C, h, w): (N, 1, h, w) bool."""
+    if x.shape[-1] >= visible.shape[-1]:
+        return F.interpolate(visible.float(), x.shape[-2:]).bool()
+    return F.adaptive_max_pool2d(visible.float(), x.shape[-2:]).bool()
+
+
+def batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Tensor) -> Tensor:
+    """Batch norm whose statistics are those of the visible positions; 0 at the others."""
+    where = at(visible, x)[:, 0]  # (N, h, w)
+    rows = x.movedim(1, -1)[where]  # (M, C)
+    out = torch.zeros_like(x, memory_format=torch.channels_last).movedim(1, -1)
+    out[where] = norm(rows.T[None, :, :, None])[0, :, :, 0].T.to(out.dtype)
+    return out.movedim(-1, 1)
+
+
+def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tensor]:
+    """`encoders.features`, written out with the mask: a ResNet of torchvision or a ConvNeXt of timm."""
+
+    def seen(x: Tensor) -> Tensor:
+        return x * at(visible, x)
+
+    if hasattr(encoder, "stages"):
+        # Layer norm looks at one position at a time, so it is enough to hide what a block has made of hidden ones.
+        maps = [x.new_empty(len(x), 0, x.shape[2] // 2, x.shape[3] // 2)]
+        x = seen(encoder.stem(x))
+        for stage in encoder.stages:
+            x = seen(stage.downsample(x))
+            for block in stage.blocks:
+                x = seen(block(x))
+            maps.append(x)
+        return maps
+
+    maps = [encoder.relu(batch_norm(encoder.bn1, seen(encoder.conv1(x)), visible))]
+    x = seen(encoder.maxpool(maps[0]))
+    for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
+        for block in stage:
+            layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+            layers += [(block.conv3, block.bn3)] if hasattr(block, "conv3") else []  # a bottleneck has three
+            kept, short = x, block.downsample
+            for number, (convolution, norm) in enumerate(layers, start=1):
+                x = batch_norm(norm, seen(convolution(x)), visible)
+                x = encoder.relu(x) if number < len(layers) else x
+            kept = kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)
+            x = encoder.relu(x + kept)
+        maps.append(x)
+    return maps

@@ -1,0 +1,168 @@
+"""SparK: nothing of a hidden pixel reaches the encoder, and what it learns loads into the dense network."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from mednb import encoders, unet
+from mednb.methods.spark import SparK, at, batch_norm, cells, masked_features
+
+ENCODERS = ["resnet18", "resnet50", "convnext_tiny"]
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def spark(request):
+    torch.manual_seed(0)
+    return SparK(encoders.build(request.param, seed=0))
+
+
+class Painting(nn.Module):
+    """A decoder that paints the same picture whatever it is given."""
+
+    def __init__(self, picture):
+        super().__init__()
+        self.picture = picture
+
+    def forward(self, maps):
+        return self.picture
+
+
+@pytest.fixture
+def small():
+    torch.manual_seed(0)
+    return SparK(encoders.build("resnet18", seed=0))
+
+
+def statistics(network):
+    return [module.running_mean.clone() for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("cell", [8, 16, 32])
+def test_changing_hidden_pixels_changes_no_output_and_no_batch_norm_statistic(spark, cell):
+    x = torch.randn(3, 1, 64, 64)
+    visible = spark.mask(x, cell)
+    other = torch.where(at(visible, x), x, 100 * torch.randn_like(x))
+    outcomes = []
+    for image in (x, other):
+        fresh = deepcopy(spark).train()
+        outcomes.append((fresh.encode(image, visible), statistics(fresh.encoder)))
+    for a, b in zip(*(maps + norms for maps, norms in outcomes), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_with_everything_visible_it_is_the_dense_network(spark):
+    x, encoder = torch.randn(2, 1, 64, 64), spark.encoder
+    everything = torch.ones(2, 1, 2, 2, dtype=torch.bool)
+    for training in (False, True):
+        encoder.train(training)
+        for a, b in zip(masked_features(encoder, x, everything), encoders.features(encoder, x), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_positions_are_zero_at_every_stage(spark):
+    x = torch.randn(2, 1, 128, 128)
+    visible = spark.mask(x, 32)
+    for each in spark.encode(x, visible):
+        assert not each.masked_select(~at(visible, each)).any()
+        assert each.shape[1] == 0 or each.masked_select(at(visible, each)).any()
+
+
+@pytest.mark.parametrize("size, cell, kept", [(224, 32, 20), (256, 32, 26), (128, 32, 6), (64, 16, 6), (32, 32, 1)])
+def test_the_papers_number_of_cells_stays_visible_in_each_image(small, size, cell, kept):
+    visible = small.mask(torch.zeros(5, 1, size, size), cell)
+    assert visible.flatten(1).sum(1).tolist() == [kept] * 5
+
+
+def test_the_mask_differs_between_images_and_comes_from_torchs_generator(small):
+    x = torch.zeros(4, 1, 128, 128)
+    torch.manual_seed(1)
+    first, second = small.mask(x, 32), small.mask(x, 32)
+    torch.manual_seed(1)
+    assert torch.equal(first, small.mask(x, 32))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_batch_norm_counts_visible_positions_only(small):
+    norm = nn.BatchNorm2d(3).train()
+    x = torch.randn(4, 3, 8, 8) * 5 + 2
+    visible = small.mask(torch.zeros(4, 1, 32, 32), 8)
+    y = batch_norm(norm, x * at(visible, x), visible)
+    seen = y.movedim(1, -1)[at(visible, y)[:, 0]]
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std(0, correction=0), torch.ones(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(norm.running_mean, 0.1 * x.movedim(1, -1)[at(visible, x)[:, 0]].mean(0))
+
+
+def test_the_loss_sees_hidden_cells_only_and_is_one_for_a_painting_of_zeros(small, monkeypatch):
+    x = torch.randn(2, 1, 64, 64) * 3 + 1
+    visible = small.mask(x, 16)
+    monkeypatch.setattr(small, "mask", lambda x, cell: visible)
+    small.paint = nn.Identity()
+    shown = torch.zeros_like(x)
+    small.decoder = Painting(shown)
+    n = 16 * 16
+    assert small.loss(x).item() == pytest.approx((n - 1) / n, abs=1e-4)  # the variance is the unbiased one
+    small.decoder = Painting(torch.where(at(visible, x), 1e3, shown))
+    assert small.loss(x).item() == pytest.approx((n - 1) / n, abs=1e-4)
+    small.decoder = Painting(torch.where(at(visible, x), shown, 1e3))
+    assert small.loss(x).item() > 1e5
+
+
+def test_a_painting_of_the_normalised_cells_costs_nothing(small):
+    x = torch.randn(2, 1, 64, 64)
+    target = cells(x, 16)
+    target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+    perfect = nn.functional.fold(target.transpose(1, 2), 64, 16, stride=16)
+    small.paint = nn.Identity()
+    small.decoder = Painting(perfect)
+    assert small.loss(x).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_cells_are_cut_as_the_mask_lies():
+    x = torch.arange(64.0).view(1, 1, 8, 8)
+    visible = torch.tensor([[True, False], [False, False]])[None, None]
+    first = cells(x, 4)[0, 0].view(4, 4)
+    assert torch.equal(first, x[0, 0, :4, :4])
+    assert torch.equal(at(visible, x)[0, 0, :4, :4], torch.ones(4, 4, dtype=torch.bool))
+    assert at(visible, x).sum() == 16
+
+
+def test_a_position_of_a_coarse_map_is_visible_when_any_of_its_cells_is():
+    visible = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    visible[0, 0, 0, 3] = True
+    assert at(visible, torch.zeros(1, 1, 2, 2)).flatten().tolist() == [False, True, False, False]
+
+
+def test_it_learns_to_paint(small):
+    torch.manual_seed(0)
+    rough = torch.randn(8, 1, 4, 4)
+    x = nn.functional.interpolate(rough, size=(32, 32), mode="bilinear")
+    optimiser = torch.optim.AdamW(small.parameters(), 1e-3)
+    losses = []
+    for _ in range(20):
+        loss = small.loss(x)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(1, abs=0.4)
+    assert sum(losses[-5:]) / 5 < 0.9 * sum(losses[:5]) / 5
+
+
+def test_its_encoder_loads_into_torchvisions_resnet_and_its_decoder_into_a_unet(small, tmp_path):
+    import torchvision
+
+    path = tmp_path / "encoder.safetensors"
+    encoders.save_encoder(small.encoder, path, {"encoder": "resnet18"})
+    missing = torchvision.models.resnet18().load_state_dict(encoders.weights(path, 3), strict=False)
+    assert missing.unexpected_keys == []
+    assert missing.missing_keys == ["fc.weight", "fc.bias"]
+    network = unet.build(path).eval()
+    network.decoder.load_state_dict(small.decoder.state_dict())
+    small.eval()
+    x = torch.randn(2, 1, 64, 64)
+    here = small.decoder([x, *encoders.features(small.encoder, x)])
+    torch.testing.assert_close(network.decoder(network.encoder(x)), here, atol=1e-3, rtol=1e-4)
