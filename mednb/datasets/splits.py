@@ -1,64 +1,186 @@
-"""Who is trained on, who is chosen on, who is tested on: whole patients, stratified by label, fixed by a seed."""
+"""Who is trained on, who is chosen on, who is tested on: whole patients, stratified by label and source.
+
+What may not be torn apart is a group: a patient's images, and those of others that look the same (a near-duplicate, a
+patient with two numbers). Where the authors of a dataset have split it, their split is kept, as far as it has no leak.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+if TYPE_CHECKING:
+    from mednb.datasets.images import Images
+
 NAMES = ("train", "val", "test")
+LEFT_OUT = ""  # the split of an image that its group forbids to use
+FIXED = {"train": -1, "val": -2, "test": -3}  # parts that the authors gave away, whatever the fold
 
 
 def split(table: pd.DataFrame, fold: int = 0, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """Give every image "train", "val" or "test", (N,) of str, so that no patient is in two of them.
+    """Give every image "train", "val" or "test", (N,) of str, so that no group is in two of them.
 
-    table: one row per image with columns `patient` and `label`. The patients are cut once into `folds` parts; part
-    `fold` is the test split, the next one is val, the others are train. So the test splits of all folds are disjoint
-    and cover every image. Raises ValueError when `fold` is not one of them or there are fewer patients than folds.
+    table: one row per image with columns `patient` and `label`, and those that `parts` looks at besides. The groups are
+    cut once into `folds` parts; part `fold` is the test split, the next one is val, the others are train. So the test
+    splits of all folds are disjoint and cover every image. Raises ValueError when `fold` is not one of them or there
+    are fewer groups than folds.
     """
-    return of_fold(parts(table, folds, seed), fold, folds)
+    return of_fold(parts(table, folds, seed), fold, folds, grouped(table))
 
 
 def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """The part of each image, (N,) int: whole patients, nearly equal class counts (sklearn's StratifiedGroupKFold)."""
+    """The part of each image, (N,) int: 0 to folds - 1, or one of `FIXED`.
+
+    table: columns `patient` and `label`; where known `group` (see `together`; else the patient), `source`, and what the
+    authors fixed: `official_fold` (the part itself, when it has as many folds) or `official` ("train", "val", "test").
+    The rest is cut into whole groups with nearly equal counts of every label of every source (sklearn's
+    StratifiedGroupKFold). Raises ValueError when there are fewer groups than folds, or an official value is odd.
+    """
+    if "official_fold" in table and table["official_fold"].isin(range(folds)).all():
+        found = table["official_fold"].to_numpy(int)
+        if len(set(found)) == folds:
+            return found
+    if "official" not in table or table["official"].fillna("").eq("").all():
+        return cut(table, folds, seed)
+    official = table["official"].fillna("").to_numpy(str)
+    odd = sorted(set(official) - {*NAMES, ""})
+    if odd:
+        raise ValueError(f"official is {odd[0]!r} for an image; it is one of {', '.join(NAMES)}, or empty.")
+    found = np.select([official == "test", official == "val"], [FIXED["test"], FIXED["val"]], FIXED["train"])
+    if not {"val", "test"} <= set(official):  # what the authors did not fix goes round among the rest
+        rest = found == FIXED["train"]
+        found[rest] = cut(table[rest], folds, seed)
+    return found
+
+
+def cut(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
+    """Whole groups in `folds` parts, (N,) int from 0, stratified by label and source."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    patients = table["patient"].nunique()
-    if patients < folds:
-        raise ValueError(f"{len(table)} images of {patients} patients cannot be split into {folds} folds; take more.")
+    groups = grouped(table)
+    if groups.nunique() < folds:
+        raise ValueError(
+            f"{len(table)} images of {groups.nunique()} patients cannot be split into {folds} folds; take more."
+        )
+    strata = table["label"].astype(str)
+    if "source" in table:
+        strata = table["source"].astype(str) + "/" + strata
     found = np.empty(len(table), int)
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         # A rare class may be absent from a part of a tiny draw. The counts show it; nothing is wrong with the split.
         warnings.filterwarnings("ignore", message="The least populated class")
-        for part, (_, inside) in enumerate(cutter.split(table, table["label"], table["patient"])):
+        for part, (_, inside) in enumerate(cutter.split(table, strata, groups)):
             found[inside] = part
     return found
 
 
-def of_fold(parts: np.ndarray, fold: int, folds: int = 5) -> np.ndarray:
-    """The splits, (N,) of str, when part `fold` is for testing."""
+def of_fold(parts: np.ndarray, fold: int, folds: int = 5, groups: np.ndarray | None = None) -> np.ndarray:
+    """The splits, (N,) of str, when part `fold` is for testing.
+
+    Where the authors fixed test, part `fold` is val; where they fixed both, the fold changes nothing. With `groups`,
+    the official splits cannot tear one apart either: test wins over val, and val over train; the images on the other
+    side are `LEFT_OUT`.
+    """
     if not (isinstance(fold, (int, np.integer)) and 0 <= fold < folds):
         raise ValueError(f"fold is {fold!r}; with {folds} folds it is one of 0 to {folds - 1}.")
-    return np.select([parts == fold, parts == (fold + 1) % folds], ["test", "val"], "train")
+    test, val = parts == FIXED["test"], parts == FIXED["val"]
+    turn = fold if test.any() else (fold + 1) % folds
+    names = np.select(
+        [test if test.any() else parts == fold, val if val.any() else parts == turn], ["test", "val"], "train"
+    )
+    if groups is None:
+        return names
+    rank = pd.Series(np.searchsorted(("test", "train", "val"), names)).map({0: 2, 1: 0, 2: 1})
+    wins = rank.groupby(np.asarray(groups)).transform("max")
+    return np.where(rank == wins, names, LEFT_OUT)
+
+
+def grouped(table: pd.DataFrame) -> pd.Series:
+    """What may not be torn apart: the column `group` where there is one, else `patient`."""
+    return table["group"] if "group" in table else table["patient"]
+
+
+def together(patients: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """The group of each image, (N,) of str: the patients that near-duplicates tie together, named after the first one.
+
+    patients: (N,) of str. first: (N,) int, for each image the row of the first image that looks the same, as
+    `duplicates.groups` gives it.
+    """
+    from mednb.datasets.duplicates import linked
+
+    patients = np.asarray(patients)
+    own = pd.Series(np.arange(len(patients))).groupby(patients).transform("first").to_numpy()
+    rows = np.arange(len(patients))
+    return patients[linked(len(patients), np.concatenate([rows, rows]), np.concatenate([own, first]))]
 
 
 def assert_disjoint(table: pd.DataFrame) -> None:
-    """Raise ValueError naming the patients that have images in more than one split."""
-    sides = table[["patient", "split"]].drop_duplicates().groupby("patient")["split"].agg(list)
-    both = sides[sides.map(len) > 1]
-    if len(both):
-        some = ", ".join(f"{patient} ({' and '.join(names)})" for patient, names in both.iloc[:5].items())
-        more = f" and {len(both) - 5} more" if len(both) > 5 else ""
-        raise ValueError(f"Patients on both sides of a split: {some}{more}.")
+    """Raise ValueError naming the patients, or the groups of near-duplicates, that are in more than one split."""
+    for column, what in (("patient", "Patients"), ("group", "Groups of near-duplicates")):
+        if column in table:
+            there = table.loc[table["split"] != LEFT_OUT, [column, "split"]].drop_duplicates()
+            both = there[there.duplicated(column, keep=False)].groupby(column)["split"].agg(list)
+            if len(both):
+                some = ", ".join(f"{name} ({' and '.join(splits)})" for name, splits in both.iloc[:5].items())
+                more = f" and {len(both) - 5} more" if len(both) > 5 else ""
+                raise ValueError(f"{what} on both sides of a split: {some}{more}.")
 
 
 def split_hash(table: pd.DataFrame) -> str:
     """16 hexadecimal digits that change when any image moves to another split."""
     rows = sorted(zip(table["image_id"], table["split"], strict=True))
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
+
+
+def write(images: Images, path: str | Path) -> None:
+    """Write the split of every image to a CSV file, so that others can use the same one: see `apply`."""
+    from mednb.files import whole
+
+    with whole(path) as aside:
+        images.table[["image_id", "patient", "label", "split", "fold"]].to_csv(aside, index=False)
+
+
+def apply(images: Images, path: str | Path) -> Images:
+    """The same images under the split in a CSV file with the columns image_id and split, such as `write` makes.
+
+    Every image needs one row. Raises ValueError with the file and the image when one is missing, given twice or not
+    there, when a split has another name than train, val and test, or when a patient would be in two of them.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of splits {path}")
+    try:
+        given = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+    missing = {"image_id", "split"} - set(given)
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it has {', '.join(given)}")
+    here = images.table["image_id"]
+    for wrong, rows in {
+        "gives twice": given["image_id"][given["image_id"].duplicated()],
+        f"names what {images.name} does not hold here": given["image_id"][~given["image_id"].isin(here)],
+        "has no row for": here[~here.isin(given["image_id"])],
+        f"has a split other than {', '.join(NAMES)} for": given["image_id"][~given["split"].isin(NAMES)],
+    }.items():
+        if len(rows):
+            more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+            raise ValueError(f"{path} {wrong}: {rows.iloc[0]}{more}")
+    table = images.table.assign(split=here.map(given.set_index("image_id")["split"]))
+    if "fold" in given and given["fold"].str.fullmatch(r"\d+").all():
+        table["fold"] = given["fold"].astype(int).iloc[0]
+    try:
+        assert_disjoint(table)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return replace(images, table=table, split_hash=split_hash(table))
 
 
 def few(table: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
