@@ -1,4 +1,4 @@
-"""A dataset's files as they were downloaded: a folder, or a zip that nobody unpacked. Read only, and nothing outside it."""
+"""A dataset's files as they were downloaded: a folder, or a zip that nobody unpacked. Nothing outside is read."""
 
 from __future__ import annotations
 
@@ -86,6 +86,15 @@ class Archive:
     def where(self, name: str = "") -> str:
         """A file as a person looks for it: its path, or the zip's and the name in it."""
         return f"{self.path}: {self.base}{name}" if self.zipped else str(self.path / self.base / name)
+
+    def version(self, name: str) -> tuple[float, ...]:
+        """Numbers that change when the file is written anew."""
+        if name not in self._entries:
+            raise FileNotFoundError(f"{self.where(name)} is missing")
+        if self.zipped:
+            return self._entries[name]
+        about = os.stat(self.path / self.base / name)  # noqa: PTH116
+        return about.st_size, about.st_mtime_ns
 
     def read(self, name: str) -> bytes:
         """The contents of one file."""

@@ -1,0 +1,112 @@
+"""Masks: what a dataset gives for its lesions, files or shapes, as one picture of True and False."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mednb.datasets import pixels
+
+if TYPE_CHECKING:
+    from mednb.datasets.archive import Archive
+
+SHAPES = {"circle": 3, "box": 4, "ellipse": 5, "polygon": None}  # how many numbers each has
+
+
+def of(archive: Archive, row: tuple, shape: tuple[int, int]) -> np.ndarray:
+    """The union of a row's masks: (H, W) bool; all False when it has none.
+
+    archive: where the mask files lie.
+    row: a row of an index, with `image_id` and `masks`, a list of
+        "x.png": a file of the image's size; lesion is what is brighter than half of its maximum, whichever colour;
+        {"file": "x.png", "values": [1, 2], "frame": 3}: the pixels with these values are lesion; "values" and "frame"
+            may be missing;
+        {"circle": [x, y, radius]}, {"box": [x0, y0, x1, y1]}, {"ellipse": [x, y, rx, ry, degrees]} (clockwise) or
+            {"polygon": [[x, y], ...]}: in pixels from the top left corner of the picture, x to the right and y
+            downwards, so that the first pixel's centre is at (0.5, 0.5). With "of": [width, height] they refer to a
+            picture of this size instead of the image's.
+    shape: the image's (height, width).
+    Raises ValueError that names the file: a mask of another size, a shape outside of the image or without numbers.
+    """
+    whole = np.zeros(shape, bool)
+    for mask in row.masks:
+        if isinstance(mask, str):
+            whole |= in_file(archive, {"file": mask}, shape)
+        elif "file" in mask:
+            whole |= in_file(archive, mask, shape)
+        else:
+            whole |= drawn(mask, shape, archive.where(row.image_id))
+    return whole
+
+
+def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool from a mask file."""
+    values = mask.get("values")
+    part = pixels.read(archive, mask["file"], mask.get("frame"), colours=values is None).values
+    if part.ndim == 3:
+        part = part.max(axis=2)
+    if part.shape != shape:
+        (height, width), (h, w) = part.shape, shape
+        raise ValueError(f"{archive.where(mask['file'])} is {width} x {height} pixels, but its image is {w} x {h}")
+    return part > part.max() / 2 if values is None else np.isin(part, values)
+
+
+def drawn(mask: dict, shape: tuple[int, int], where: str) -> np.ndarray:
+    """(H, W) bool from a shape; `where` is the image's name, for sentences."""
+    kind = next((kind for kind in SHAPES if kind in mask), None)
+    if kind is None:
+        raise ValueError(f"{where} has a mask {mask}, which is no file and none of {', '.join(SHAPES)}")
+    height, width = shape
+    try:
+        numbers = np.asarray(mask[kind], float)
+        scale = np.array([width, height]) / np.asarray(mask.get("of", (width, height)), float)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} has a mask {mask}, whose numbers cannot be read") from error
+    wanted = (len(numbers), 2) if kind == "polygon" and len(numbers) else (SHAPES[kind],)
+    if numbers.shape != wanted or scale.shape != (2,) or not (np.isfinite(numbers).all() and np.isfinite(scale).all()):
+        count = "points [x, y]" if kind == "polygon" else f"{SHAPES[kind]} numbers"
+        raise ValueError(f"{where} has a mask {mask}; a {kind} is {count}, all of them finite")
+    inside = SHAPE_DRAWERS[kind](numbers, scale, shape)
+    if not inside.any():
+        raise ValueError(f"{where} has a mask {mask}, which lies outside of its {width} x {height} pixels")
+    return inside
+
+
+def box(numbers: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    inside = np.zeros(shape, bool)
+    corners = np.sort((numbers.reshape(2, 2) * scale), axis=0)
+    (x0, y0), (x1, y1) = np.rint(corners).clip(0).astype(int)
+    # A box thinner than a pixel still has the pixel that it is in.
+    x0, y0 = min(x0, int(corners[0, 0].clip(0))), min(y0, int(corners[0, 1].clip(0)))
+    inside[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = (corners[1] >= 0).all()
+    return inside
+
+
+def ellipse(numbers: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """As a polygon of 720 corners, so that unequal scales do with it what they should."""
+    x, y, rx, ry, degrees = numbers
+    angle, turn = np.linspace(0, 2 * np.pi, 720, endpoint=False), np.radians(degrees)
+    along, across = rx * np.cos(angle), ry * np.sin(angle)
+    points = [x + along * np.cos(turn) - across * np.sin(turn), y + along * np.sin(turn) + across * np.cos(turn)]
+    return polygon(np.stack(points, 1), scale, shape)
+
+
+def circle(numbers: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    x, y, radius = numbers
+    return ellipse(np.array([x, y, radius, radius, 0]), scale, shape)
+
+
+def polygon(points: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The pixels whose centre is inside; of a polygon that holds none (a dot, a line), the pixels that it touches."""
+    from skimage import draw
+
+    columns, rows = (points * scale - 0.5).T
+    inside = np.zeros(shape, bool)
+    inside[draw.polygon(rows, columns, shape)] = True
+    if not inside.any():
+        inside[draw.polygon_perimeter(np.rint(rows), np.rint(columns), shape, clip=False)] = True
+    return inside
+
+
+SHAPE_DRAWERS = {"circle": circle, "box": box, "ellipse": ellipse, "polygon": polygon}

@@ -1,0 +1,78 @@
+"""Privacy: who a patient is stays outside. Identities become salted hashes before anything is kept or shown."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+
+from mednb.datasets.pixels import Raw
+
+
+def hashed(identifier: object, salt: str | None = None) -> str:
+    """A patient's id as "p-" and 10 hexadecimal digits; the same id and salt give the same one.
+
+    Without the salt nobody finds the id by trying all ids there are, short as they may be.
+
+    salt: None: $MEDNB_SALT, else one drawn at random once and kept in the cache, readable by its owner only. To get
+        the same hashes on another machine, set $MEDNB_SALT there to the same secret.
+    """
+    said = str(identifier).strip()
+    if not said:
+        raise ValueError("the patient's id is empty; leave the column out when patients are not known")
+    key = (salt or os.environ.get("MEDNB_SALT") or kept_salt()).encode()
+    return "p-" + hmac.new(key, said.encode(), hashlib.sha256).hexdigest()[:10]
+
+
+def kept_salt() -> str:
+    """The random salt of this cache, made when it is missing. Of two processes that make it at once, one wins."""
+    from mednb.datasets.store import cache
+
+    path = cache() / "salt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".salt.{os.getpid()}.{secrets.token_hex(4)}.part")
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(aside, path)  # fails where another process was first, and never shows half a file
+        except FileExistsError:
+            pass
+        finally:
+            aside.unlink()
+    return path.read_text(encoding="ascii")
+
+
+def identity(data: bytes) -> tuple[str, ...]:
+    """What names the person in a DICOM file: the id, the name and its parts, the date of birth. Keep it nowhere."""
+    import io
+
+    import pydicom
+
+    from mednb.datasets.dicom import quiet
+
+    wanted = ["PatientID", "PatientName", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber"]
+    with quiet():
+        header = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=wanted)
+        said = [str(header.get(name) or "") for name in wanted]
+    parts = [part for text in said for part in [text, *re.split(r"[\s^=\\,]+", text)]]
+    return tuple(dict.fromkeys(part for part in parts if len(part) >= 3))
+
+
+def names_person(path: str, data: bytes) -> bool:
+    """Whether the path of a DICOM file holds the patient's name or id, so that it must not be shown as it is."""
+    plain = re.sub(r"[\W_]+", " ", path.lower())
+    return any(re.sub(r"[\W_]+", " ", part.lower()).strip() in plain for part in identity(data))
+
+
+def burnt_in(raw: Raw) -> str | None:
+    """A warning when the file says that words are burnt into its pixels; None when it does not."""
+    if not raw.facts.get("burned_in"):
+        return None
+    return (
+        f"{raw.where} has annotations burnt into its pixels (BurnedInAnnotation is YES): they may name the patient, "
+        "and a network may read the label from them"
+    )

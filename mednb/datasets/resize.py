@@ -1,0 +1,160 @@
+"""Resizing: how pictures of every shape become squares of one size, and what it costs the lesions in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+HOW = ("stretch", "pad", "crop_to_body")
+MARGIN = 1.5  # side of the square around a lesion, in longer sides of the lesion
+SMALLEST = 32  # pixels of the file: a smaller square would show nothing but interpolation
+TYPICAL = (0.18, 0.25, 0.31, 0.37, 0.43, 0.49, 0.56, 0.65, 0.78, 1.0)
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower
+
+
+def resized(
+    image: np.ndarray,
+    mask: np.ndarray,
+    size: int,
+    how: str = "stretch",
+    around: str | None = None,
+    name: str = "",
+    shares: Sequence[float] = TYPICAL,
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """An image and its mask as squares of `size` pixels, and what became of the lesion.
+
+    image: (H, W) or (3, H, W), uint8 or uint16. mask: (H, W) bool.
+    how: "stretch" changes the aspect; "pad" keeps it and adds black; "crop_to_body" first cuts the empty background
+        off, never the mask, then pads.
+    around: "lesion" shows only a square around the lesions, 1.5 times as wide as they are and at least 32 pixels of
+        the file, moved inside the picture; where it is larger than the picture, `how` decides about the rest.
+    name, shares: an image without a lesion gets a square too, or its size would give the label away: its side is one
+        of `shares` (of the picture's longer side: those of the dataset's lesions, as `share` measures them) and its
+        centre a pixel of the body, both drawn from `name`, so that they are the same each time.
+    Returns image (size, size) or (3, size, size), mask (size, size) and the facts `width`, `height` (of the file),
+    `lesion_area` (share of the whole picture, before) and `lesion_pixels` (after).
+    """
+    if how not in HOW:
+        raise ValueError(f"resize is {how!r}; choose one of {', '.join(HOW)}")
+    if around not in (None, "lesion"):
+        raise ValueError(f"around is {around!r}; choose 'lesion' or None")
+    height, width = mask.shape
+    facts = {"width": width, "height": height, "lesion_area": float(mask.mean())}
+    box = (0, 0, width, height)
+    if around:
+        box = lesion_box(mask) if mask.any() else drawn_box(image, name, shares)
+    elif how == "crop_to_body":
+        box = joined(body_box(image), bounds(mask))
+    if box != (0, 0, width, height):
+        left, upper, right, lower = box
+        image, mask = image[..., upper:lower, left:right], mask[upper:lower, left:right]
+    if how != "stretch":
+        image, mask = squared(image), squared(mask)
+    small, small_mask = smaller(image, size), smaller_mask(mask, size)
+    return small, small_mask, facts | {"lesion_pixels": int(np.count_nonzero(small_mask))}
+
+
+def smaller(image: np.ndarray, size: int) -> np.ndarray:
+    """Stretched to (size, size); antialiased, so that fine speckle is averaged and not aliased."""
+    if image.ndim == 3:
+        return np.stack([smaller(channel, size) for channel in image])
+    if image.dtype == np.uint16:  # through real numbers, rounded once at the end
+        image = image.astype(np.float32)
+        return np.rint(smaller(image, size)).astype(np.uint16)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def smaller_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool -> (size, size) bool, stretched: True where at least half of the pixel's area is.
+
+    A lesion never vanishes: when no pixel is half covered, the one that is covered most is kept.
+    """
+    if not mask.any():
+        return np.zeros((size, size), bool)
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+    small = share >= 0.5
+    if not small.any():
+        small.flat[share.argmax()] = True
+    return small
+
+
+def squared(image: np.ndarray) -> np.ndarray:
+    """With black on both sides of the shorter side, so that it is a square."""
+    height, width = image.shape[-2:]
+    down, across = max(0, width - height), max(0, height - width)
+    sides = [(down // 2, down - down // 2), (across // 2, across - across // 2)]
+    return np.pad(image, [(0, 0)] * (image.ndim - 2) + sides) if down or across else image
+
+
+def bounds(mask: np.ndarray) -> Box | None:
+    """The smallest box around what is True; None when nothing is."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def joined(a: Box, b: Box | None) -> Box:
+    if b is None:
+        return a
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def share(mask: np.ndarray) -> float:
+    """Side of the square around a lesion, as a share of the picture's longer side."""
+    left, upper, right, lower = bounds(mask)
+    return max(SMALLEST, MARGIN * max(right - left, lower - upper)) / max(mask.shape)
+
+
+def lesion_box(mask: np.ndarray) -> Box:
+    """The square around all lesions of the picture."""
+    left, upper, right, lower = bounds(mask)
+    return square((left + right) / 2, (upper + lower) / 2, share(mask) * max(mask.shape), mask.shape)
+
+
+def drawn_box(image: np.ndarray, name: str, shares: Sequence[float]) -> Box:
+    """A square of a lesion's usual size somewhere in the body, drawn from the image's name."""
+    digest = hashlib.sha256(name.encode()).digest()
+    one, two = (int.from_bytes(digest[i : i + 8], "big") for i in (0, 8))
+    inside = np.argwhere(body(image))
+    shape = image.shape[-2:]
+    y, x = inside[two % len(inside)] if len(inside) else (shape[0] / 2, shape[1] / 2)
+    return square(x, y, max(SMALLEST, shares[one % len(shares)] * max(shape)), shape)
+
+
+def square(x: float, y: float, side: float, shape: tuple[int, int]) -> Box:
+    """A square around (x, y), moved inside the picture; longer than the picture, it is cut to it."""
+    height, width = shape
+    side = round(side)
+    across, down = min(side, width), min(side, height)
+    left = min(max(round(x - across / 2), 0), width - across)
+    upper = min(max(round(y - down / 2), 0), height - down)
+    return left, upper, left + across, upper + down
+
+
+def body(image: np.ndarray) -> np.ndarray:
+    """(H, W) bool: what is no empty background; all of it when that cannot be told.
+
+    Otsu's threshold (1979) of the logarithm: black is far from all tissue there, so that dark tissue is not cut off
+    from bright. Of what is above it the largest connected piece: no label or marker beside it. Found on every n-th
+    pixel of a large picture.
+    """
+    from scipy import ndimage
+    from skimage.filters import threshold_otsu
+
+    grey = image if image.ndim == 2 else image.max(0)
+    step = max(1, max(grey.shape) // 256)
+    coarse = np.log1p(ndimage.uniform_filter(grey[::step, ::step].astype(np.float32), 3))
+    if coarse.min() == coarse.max():
+        return np.ones(grey.shape, bool)
+    pieces, count = ndimage.label(coarse > threshold_otsu(coarse))
+    largest = pieces == 1 + np.bincount(pieces.flat)[1:].argmax() if count else np.ones(coarse.shape, bool)
+    return np.repeat(np.repeat(largest, step, 0), step, 1)[: grey.shape[0], : grey.shape[1]]
+
+
+def body_box(image: np.ndarray) -> Box:
+    return bounds(body(image))

@@ -1,0 +1,75 @@
+"""Volumes and pictures in NIfTI and MetaImage, through SimpleITK, slice by slice."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mednb.datasets.pixels import Raw, sized, there
+
+if TYPE_CHECKING:
+    from mednb.datasets.archive import Archive
+
+LARGEST = 2**31  # bytes of a volume in memory
+META = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=")
+
+
+def known(data: bytes) -> bool:
+    """Whether these bytes begin a NIfTI file, packed or not, or a MetaImage header."""
+    return nifti(data) or META.match(data) is not None
+
+
+def nifti(data: bytes) -> bool:
+    if data[:2] == b"\x1f\x8b":
+        data = zlib.decompressobj(31).decompress(data, 352)
+    return data[344:348] in (b"n+1\0", b"ni1\0") or data[4:8] == b"n+2\0"
+
+
+class Volume:
+    """The slices of a volume along its last axis, as they are stored; a 2-D file is one slice."""
+
+    alone = False
+
+    def __init__(self, archive: Archive, file: str, data: bytes):
+        import SimpleITK
+
+        SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
+        reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("NiftiImageIO" if nifti(data) else "MetaImageIO")
+        with archive.on_disk(file, *beside(archive, file, data)) as path:
+            reader.SetFileName(str(path))
+            reader.ReadImageInformation()
+            size, parts = reader.GetSize(), reader.GetNumberOfComponents()
+            if len(size) not in (2, 3):
+                raise ValueError(f"it has {len(size)} dimensions, {' x '.join(map(str, size))}; 2 or 3 are read")
+            sized(*size[:2])
+            if np.prod(size, dtype=float) * parts * 8 > 4 * LARGEST:
+                raise ValueError(f"it has {' x '.join(map(str, size))} pixels; that is more than is read at once")
+            values = SimpleITK.GetArrayFromImage(reader.Execute())
+        self.values = values if len(size) == 3 else values[None]
+
+    def frames(self) -> int:
+        return len(self.values)
+
+    def read(self, frame: int, colours: bool) -> Raw:
+        there(frame, self.frames())
+        return Raw(self.values[frame])
+
+
+def beside(archive: Archive, file: str, data: bytes) -> list[str]:
+    """The file that holds the pixels of a MetaImage header; it must lie in the same folder."""
+    if nifti(data):
+        return []
+    said = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", data[:10_000], re.MULTILINE)
+    name = said[1].decode(errors="replace") if said else ""
+    if name == "LOCAL":
+        return []
+    folder = str(PurePosixPath(file).parent)
+    other = name if folder == "." else f"{folder}/{name}"
+    if not name or "/" in name or "\\" in name or other not in archive:
+        raise ValueError(f"its pixels should lie beside it in {name!r}, which is not there")
+    return [other]
