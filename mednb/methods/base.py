@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from lightly.utils import dist
 from torch import Tensor, nn
+
+STRIDES = (4, 8, 16, 32)  # of the stages of a ResNet or a ConvNeXt; from each to the next the channels double
 
 
 @dataclass(frozen=True)
@@ -120,17 +123,63 @@ def gathered(z: Tensor) -> Tensor:
 
 
 class Queue(nn.Module):
-    """The last `length` rows of width `width` that were put in, the newest first; at first random unit vectors.
+    """The last rows that were put in, the newest first; at first those of `start` (length, ...).
 
     It is part of the state, so that a resumed run goes on with it, and batches of any size pass through in order:
     lightly's memory bank leaves both to its user.
     """
 
-    def __init__(self, length: int, width: int):
+    def __init__(self, start: Tensor):
         super().__init__()
-        self.register_buffer("rows", nn.functional.normalize(torch.randn(length, width), dim=1))
+        self.register_buffer("rows", start)
 
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
-        """Put the rows (N, width) of all processes in front; the oldest fall out at the end."""
+        """Put the rows (N, ...) of all processes in front; as many fall out at the end."""
         self.rows = torch.cat([gathered(z.detach()).to(self.rows.dtype), self.rows])[: len(self.rows)]
+
+
+class Keys(nn.Module):
+    """A queue of unit vectors (length, width), each with the row of the image that it is of; random at first.
+
+    A small set passes through a queue many times, so that it holds older keys of the image that asks. They are to be
+    left out, and `others` says which are not: with that a queue may be as long as a set, or longer.
+    """
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.keys = Queue(F.normalize(torch.randn(length, width), dim=1))
+        self.of = Queue(torch.full((length,), -1))
+
+    def push(self, k: Tensor, rows: Tensor) -> None:
+        """Unit vectors (N, width) of the images in `rows` (N,)."""
+        self.keys.push(k)
+        self.of.push(rows)
+
+    def similarities(self, q: Tensor, rows: Tensor) -> Tensor:
+        """Unit vectors (N, width) of the images in `rows` -> (N, length); -inf where a key is of the same image."""
+        return (q @ self.keys.rows.T).masked_fill(rows[:, None] == self.of.rows, -torch.inf)
+
+
+class Prototypes(nn.Module):
+    """Cosines of vectors (N, width) with `n` directions that are learnt: (N, n)."""
+
+    def __init__(self, width: int, n: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n, width))
+
+    def forward(self, z: Tensor, frozen: bool = False) -> Tensor:
+        """Frozen prototypes get zeros as gradient rather than none, for which several processes would wait."""
+        weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
+        return F.normalize(z, dim=1) @ F.normalize(weight, dim=1).T
+
+
+def with_map(encoder: nn.Module, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) -> embeddings (N, D), feature map (N, D_s, H / s, W / s) at stride s: 4, 8, 16 or 32."""
+    maps = []
+    stages = getattr(encoder, "stages", None) or [getattr(encoder, f"layer{i}") for i in (1, 2, 3, 4)]
+    hook = stages[STRIDES.index(stride)].register_forward_hook(lambda stage, given, out: maps.append(out))
+    try:
+        return encoder(x), maps[0]
+    finally:
+        hook.remove()

@@ -16,23 +16,25 @@ class BYOL(Method):
     """An online network predicts what a slowly moving copy of it, the target, says of the other view. No negatives.
 
     The target gets no gradient: it is a moving average of the online network with momentum `tau`, which rises to 1 over
-    the training. Without the predictor, or with a gradient through the target, a constant would be a perfect answer.
-    The loss is 2 - 2 cos, between 0 and 4, averaged over both directions.
+    the training. Without the predictor, or with a gradient through the target (`stop_gradient=False`), a constant would
+    be a perfect answer. The loss is 2 - 2 cos, between 0 and 4, averaged over both directions.
     """
 
     batch_size = 64  # it needs no negatives, but many steps: the target must move far from where it was drawn
 
-    def __init__(self, encoder: nn.Module, width: int = 256, hidden: int = 1024, tau: float = 0.99):
+    def __init__(
+        self, encoder: nn.Module, width: int = 256, hidden: int = 1024, tau: float = 0.99, stop_gradient: bool = True
+    ):
         super().__init__(encoder)
         self.head = BYOLProjectionHead(encoder.width, hidden, width)
         self.predictor = BYOLPredictionHead(width, hidden, width)
-        self.target = deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(False)
+        self.target = deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(not stop_gradient)
         self.similarity = InFloat32(NegativeCosineSimilarity())
-        self.tau = tau
+        self.tau, self.stop_gradient = tau, stop_gradient
 
     def loss(self, a: Tensor, b: Tensor) -> Tensor:
         p_a, p_b = (self.predictor(self.head(self.encoder(x))) for x in (a, b))  # (N, d)
-        with torch.no_grad():
+        with torch.set_grad_enabled(not self.stop_gradient):
             z_a, z_b = self.target(a), self.target(b)  # (N, d)
         return 2 + self.similarity(p_a, z_b) + self.similarity(p_b, z_a)
 

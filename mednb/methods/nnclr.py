@@ -1,0 +1,43 @@
+"""NNCLR: Dwibedi et al., With a Little Help from My Friends, ICCV 2021."""
+
+import torch
+import torch.nn.functional as F
+from lightly.loss import NTXentLoss
+from lightly.models.modules import NNCLRPredictionHead, NNCLRProjectionHead
+from torch import Tensor, nn
+
+from mednb.methods.base import InFloat32, Keys, Method
+
+
+class NNCLR(Method):
+    """The positive of a view is not the other view but its nearest neighbour among earlier images: a friend.
+
+    Two views of an image differ by what a policy can do; a friend differs by what nature can. The friends come from a
+    support set, a queue of projections. In small sets an image would nearly always find itself there, so that only
+    other images may be friends.
+    """
+
+    batch_size = 128
+    wants = ("rows",)
+
+    def __init__(
+        self, encoder: nn.Module, width: int = 256, hidden: int = 512, temperature: float = 0.1, support: int = 1024
+    ):
+        super().__init__(encoder)
+        self.head = NNCLRProjectionHead(encoder.width, hidden, width)
+        self.predictor = NNCLRPredictionHead(width, hidden, width)
+        self.support = Keys(support, width)  # Q
+        self.nt_xent = InFloat32(NTXentLoss(temperature, gather_distributed=True))
+
+    @torch.no_grad()
+    def friend(self, z: Tensor, rows: Tensor) -> Tensor:
+        """NN(z, Q): for each projection (N, d) the most similar one of another image."""
+        similarities = self.support.similarities(F.normalize(z.float(), dim=1), rows)  # (N, Q)
+        return self.support.keys.rows[similarities.argmax(1)]
+
+    def loss(self, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+        z_a, z_b = (self.head(self.encoder(x)) for x in (a, b))  # (N, d)
+        p_a, p_b = self.predictor(z_a), self.predictor(z_b)  # (N, d)
+        loss = self.nt_xent(self.friend(z_a, rows), p_b) + self.nt_xent(self.friend(z_b, rows), p_a)
+        self.support.push(F.normalize(z_a.float(), dim=1), rows)
+        return loss / 2

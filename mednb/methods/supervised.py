@@ -1,0 +1,27 @@
+"""Supervised pretraining: Sun et al., Revisiting Unreasonable Effectiveness of Data in Deep Learning Era, ICCV 2017."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mednb.methods.base import Method
+
+
+class Supervised(Method):
+    """A classifier of the pretraining set's own labels: what could be learnt if somebody had written them all down.
+
+    Same views, same budget. When the later task has the same labels on the same images this is an upper bound and no
+    rival; on another set it is the usual transfer. The classifier has more outputs than any set has classes; it soon
+    learns which ones never occur.
+    """
+
+    batch_size = 64
+    wants = ("labels",)
+
+    def __init__(self, encoder: nn.Module, classes: int = 64):
+        super().__init__(encoder)
+        self.classifier = nn.Linear(encoder.width, classes)
+
+    def loss(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+        logits = torch.cat([self.classifier(self.encoder(x)) for x in (a, b)])  # (2N, K)
+        return F.cross_entropy(logits.float(), labels.repeat(2))

@@ -1,0 +1,61 @@
+"""SwAV: Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, NeurIPS 2020."""
+
+import torch
+import torch.nn.functional as F
+from lightly.loss.swav_loss import sinkhorn
+from lightly.models.modules import SwaVProjectionHead
+from lightly.utils import dist
+from torch import Tensor, nn
+
+from mednb.methods.base import Crops, Method, Prototypes, Queue, gathered
+
+
+class SwAV(Method):
+    """From one view, say to which prototype another view of the same image is assigned. Small crops only predict.
+
+    The assignments (codes) of the two large views are made by Sinkhorn's algorithm, which spreads a batch evenly over
+    the prototypes: that all images fall into one is ruled out. A batch of 64 is too few for that, so that the
+    projections of earlier batches join in, once the first tenth of the training is over; at the very start the
+    prototypes stand still. The loss at chance is log(prototypes).
+    """
+
+    batch_size = 64
+    crops = (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
+    frozen, queue_from = 0.02, 0.1  # shares of the training
+
+    def __init__(
+        self, encoder: nn.Module, width: int = 128, prototypes: int = 64, temperature: float = 0.1, queue: int = 512
+    ):
+        super().__init__(encoder)
+        self.head = SwaVProjectionHead(encoder.width, encoder.width, width)
+        self.prototypes = Prototypes(width, prototypes)  # C
+        self.queues = nn.ModuleList(Queue(F.normalize(torch.randn(queue, width), dim=1)) for _ in range(2))
+        self.temperature = temperature
+        self.register_buffer("use", torch.full((prototypes,), 1 / prototypes), persistent=False)
+
+    def project(self, x: Tensor) -> Tensor:
+        return F.normalize(self.head(self.encoder(x)).float(), dim=1)  # (N, d)
+
+    @torch.no_grad()
+    def codes(self, z: Tensor, queue: Tensor) -> Tensor:
+        """Assignments q (N, K) of projections (N, d): each row adds up to 1, and the columns are equally full."""
+        scores = self.prototypes(torch.cat([gathered(z), queue]))  # (W N + Q, K)
+        return sinkhorn(scores)[len(z) * dist.rank() :][: len(z)]
+
+    def loss(self, *views: Tensor) -> Tensor:
+        z = [self.project(x) for x in views[:2]]
+        if len(views) > 2:
+            z += self.project(torch.cat(views[2:])).chunk(len(views) - 2)
+        with torch.autocast(z[0].device.type, enabled=False):
+            p = [self.prototypes(z_v, self.progress < self.frozen) / self.temperature for z_v in z]  # (N, K)
+            losses = []
+            for s, queue in enumerate(self.queues):
+                q = self.codes(z[s], queue.rows if self.progress >= self.queue_from else queue.rows[:0])
+                losses += [F.cross_entropy(p[v], q) for v in range(len(views)) if v != s]
+                queue.push(z[s])
+        self.use = F.softmax(p[0].detach(), dim=1).mean(0)
+        return torch.stack(losses).mean()
+
+    def signs(self) -> dict[str, float]:
+        """How many prototypes are in use: the exponential of the entropy of their mean probability."""
+        return {"prototypes_in_use": float(torch.special.entr(self.use).sum().exp())}
