@@ -31,6 +31,8 @@ class Images:
     stored_pixels: np.ndarray = field(repr=False)
     stored_masks: np.ndarray | None = field(repr=False)
     rows: np.ndarray | None = None  # rows of the store that this subset holds; None: all of them
+    members: dict[str, str] | None = None  # of a mix: the split_hash of each dataset in it
+    left_out: pd.DataFrame | None = None  # images that no split may have: image_id, patient, label, why
 
     @property
     def classes(self) -> list[str]:

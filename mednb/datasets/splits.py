@@ -95,11 +95,24 @@ def of_fold(parts: np.ndarray, fold: int, folds: int = 5, groups: np.ndarray | N
     names = np.select(
         [test if test.any() else parts == fold, val if val.any() else parts == turn], ["test", "val"], "train"
     )
-    if groups is None:
-        return names
-    rank = pd.Series(np.searchsorted(("test", "train", "val"), names)).map({0: 2, 1: 0, 2: 1})
+    return names if groups is None else one_side(names, groups)
+
+
+def one_side(names: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Splits (N,) of str, without those that tear a group apart: test wins over val, val over train."""
+    rank = pd.Series(np.asarray(names, str)).map({"train": 0, "val": 1, "test": 2})
     wins = rank.groupby(np.asarray(groups)).transform("max")
     return np.where(rank == wins, names, LEFT_OUT)
+
+
+def usable(images: Images) -> Images:
+    """The images without those that their group forbids to use; these are listed in `left_out`."""
+    out = images.table["split"].eq(LEFT_OUT).to_numpy()
+    if not out.any():
+        return images
+    why = "a near-duplicate, or an image of the same patient, is in val or test"
+    listed = images.table.loc[out, ["image_id", "patient", "label"]].assign(why=why)
+    return replace(images.take(np.flatnonzero(~out)), left_out=pd.concat([images.left_out, listed], ignore_index=True))
 
 
 def grouped(table: pd.DataFrame) -> pd.Series:

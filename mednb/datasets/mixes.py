@@ -1,0 +1,213 @@
+"""Mixes: several datasets as one pretraining set, balanced by weights and not by throwing images away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mednb.datasets import duplicates, splits
+from mednb.datasets.card import Card
+from mednb.datasets.images import Images
+
+BALANCES = ("modality", "organ", "source")
+
+
+class Joined:
+    """Arrays of images one after another, (N, ...), without a copy: rows are read from the array that holds them."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = list(arrays)
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+        self.dtype, self.ndim = self.arrays[0].dtype, self.arrays[0].ndim
+        self.shape = (int(self.ends[-1]), *self.arrays[0].shape[1:])
+        for array in self.arrays:
+            if (array.dtype, array.shape[1:]) != (self.dtype, self.shape[1:]):
+                raise ValueError(
+                    f"images of {array.dtype} {array.shape[1:]} cannot be joined with {self.dtype} {self.shape[1:]}; "
+                    "read them with one size, bits and channels"
+                )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.concatenate(self.arrays).astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, rows) -> np.ndarray:
+        """One image, or those of a slice, of row numbers or of a mask (N,) bool, read into memory."""
+        if isinstance(rows, tuple):
+            return self[rows[0]][
+                (slice(None), *rows[1:]) if np.ndim(rows[0]) or isinstance(rows[0], slice) else rows[1:]
+            ]
+        if isinstance(rows, (int, np.integer)):
+            return self[np.array([rows])][0]
+        wanted = np.arange(len(self))[rows]
+        of = np.searchsorted(self.ends, wanted, side="right")
+        found = np.empty((len(wanted), *self.shape[1:]), self.dtype)
+        for number, array in enumerate(self.arrays):
+            here = np.flatnonzero(of == number)
+            if len(here):
+                found[here] = array[wanted[here] - (self.ends[number] - len(array))]
+        return found
+
+
+def mix(
+    names: str | Sequence[str],
+    root: str | Path | None = None,
+    size: int = 128,
+    fold: int = 0,
+    limit: int | None = None,
+    *,
+    balance: str | None = None,
+    across: float | None = None,
+    **reading,
+) -> Images:
+    """Several datasets as one, each with its own splits at this fold.
+
+    names: at least two of `DATASETS`, as a list or "busi+busbra".
+    balance: "modality", "organ" or "source": every value of this column weighs the same in every split, by the column
+        `weight` (mean 1), from which `epoch_order` draws; None: every image weighs 1. No image is thrown away.
+    across: a correlation (see `mednb.datasets.duplicates`); images of two datasets that are more alike stay in one
+        split: test wins over val, val over train, and those on the other side are left out. None: not looked for.
+    reading: what else `load` takes.
+
+    Patients, groups and image_ids are named after their dataset ("busi/benign (1)"), so that two patients with one
+    number stay two. Labels are too ("busi/benign"), unless the datasets have the same classes. Masks of a dataset
+    without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
+    """
+    from mednb.datasets import load
+
+    names = names.split("+") if isinstance(names, str) else list(names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or len(names) < 2:
+        wrong = f"{twice[0]} comes twice" if twice else "there is one only"
+        raise ValueError(f"a mix has two datasets or more, each once: in {'+'.join(names)} {wrong}.")
+    if balance not in (*BALANCES, None):
+        raise ValueError(f"balance is {balance!r}; it is one of {', '.join(BALANCES)}, or None.")
+    images = joined([load(name, root, size, fold, **reading) for name in names])
+    if across is not None:
+        images = apart(images, across)
+    if limit is not None and limit < len(images):
+        images = images.take(splits.at_most(images.table, limit))
+    table = images.table
+    return replace(images, table=table.assign(weight=1.0 if balance is None else weights(table, balance)))
+
+
+def joined(members: Sequence[Images]) -> Images:
+    """Images of several datasets as one, lazily; see `mix`."""
+    cards = [member.card for member in members]
+    shared = len({card.classes for card in cards}) == 1
+    name = "+".join(member.name for member in members)
+    starts = np.cumsum([0, *(len(member.stored_pixels) for member in members)])
+    tables, rows = [], []
+    for start, member in zip(starts, members, strict=False):
+        table, prefix = member.table.copy(), member.name + "/"
+        for column in ["image_id", "patient", "group", *([] if shared else ["label"])]:
+            if column in table:
+                table[column] = prefix + table[column].astype(str)
+        tables.append(table.assign(dataset=member.name))
+        rows.append(start + (np.arange(len(member)) if member.rows is None else member.rows))
+    table = pd.concat(tables, ignore_index=True)
+    table["group"] = splits.grouped(table) if "group" not in table else table["group"].fillna(table["patient"])
+    masks = None
+    if any(member.stored_masks is not None for member in members):
+        masks = Joined([masks_of(member) for member in members])
+    whole = all(member.rows is None for member in members)
+    return Images(
+        name=name,
+        card=card_of(name, cards, shared),
+        size=members[0].size,
+        table=table,
+        fingerprint=hashlib.sha256("\n".join(member.fingerprint for member in members).encode()).hexdigest()[:16],
+        split_hash=splits.split_hash(table),
+        stored_pixels=Joined([member.stored_pixels for member in members]),
+        stored_masks=masks,
+        rows=None if whole else np.concatenate(rows),
+        members={member.name: member.split_hash for member in members},
+    )
+
+
+def masks_of(member: Images) -> np.ndarray:
+    """(N, H, W) bool: the stored masks, or nothing everywhere, in no memory."""
+    if member.stored_masks is not None:
+        return member.stored_masks
+    return np.broadcast_to(np.zeros((), bool), (len(member.stored_pixels), member.size, member.size))
+
+
+def card_of(name: str, cards: Sequence[Card], shared: bool) -> Card:
+    """The card of a mix: what holds for one dataset only is said with its name."""
+
+    def each(fact: str, between: str = "; ") -> str:
+        return between.join(f"{card.name}: {getattr(card, fact)}" for card in cards)
+
+    counts = [{label if shared else f"{card.name}/{label}": n for label, n in card.counts.items()} for card in cards]
+    classes = list(dict.fromkeys(label for count in counts for label in count))
+    known = [card.n_patients for card in cards]
+    masked = [card.n_masks for card in cards]
+    return Card(
+        name=name,
+        title="a mix of " + " and ".join(card.title for card in cards),
+        modality=" and ".join(dict.fromkeys(card.modality for card in cards)),
+        organ=" and ".join(dict.fromkeys(card.organ for card in cards)),
+        task=each("task"),
+        classes=tuple(classes),
+        counts={label: sum(count.get(label, 0) for count in counts) for label in classes},
+        patients=each("patients"),
+        n_patients=None if None in known else sum(known),
+        masks=each("masks"),
+        n_masks=None if None in masked else sum(masked),
+        licence=each("licence"),
+        citation=each("citation"),
+        how_to_get=each("how_to_get"),
+        defects=tuple(f"{card.name}: {defect}" for card in cards for defect in card.defects),
+        tested_on=each("tested_on"),
+    )
+
+
+def apart(images: Images, threshold: float) -> Images:
+    """The images of a mix without those that look like one of another dataset in a split that wins over theirs."""
+    thumbnails, of = duplicates.thumbnails(images), images.table["dataset"].to_numpy(str)
+    names, ties = list(dict.fromkeys(of)), [(np.empty(0, int), np.empty(0, int))]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            rows, columns = np.flatnonzero(of == a), np.flatnonzero(of == b)
+            alike = duplicates.between(thumbnails[rows], thumbnails[columns], threshold)
+            ties.append((rows[alike["first"]], columns[alike["second"]]))
+    first = duplicates.linked(len(images), *(np.concatenate(ends) for ends in zip(*ties, strict=True)))
+    table = images.table.assign(group=splits.together(images.table["group"].to_numpy(str), first))
+    table["split"] = splits.one_side(table["split"].to_numpy(str), table["group"].to_numpy(str))
+    return splits.usable(replace(images, table=table, split_hash=splits.split_hash(table)))
+
+
+def weights(table: pd.DataFrame, balance: str) -> np.ndarray:
+    """(N,) float of mean 1 in every split, such that every value of the column `balance` has the same total there."""
+    cell = table.groupby(["split", balance])[balance].transform("size")
+    split = table.groupby("split")[balance].agg(["size", "nunique"]).loc[table["split"]]
+    return (split["size"].to_numpy() / split["nunique"].to_numpy()) / cell.to_numpy()
+
+
+def epoch_order(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """The rows of one epoch, (N,) int: each as often as its weight says, in random order.
+
+    weights: (N,) of any positive scale. With equal weights, a permutation. Else drawn systematically: with the weights
+    laid end to end on a line of length N, one row is taken at every step of length 1, so that a row of weight w comes
+    floor(w) or ceil(w) times in an epoch. Where the steps begin moves by the golden ratio from epoch to epoch, which
+    spreads them as evenly as can be (Weyl), so that over epochs a row comes w times on average and few wait long.
+    """
+    weights = np.asarray(weights, float)
+    n = len(weights)
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    if n == 0 or np.all(weights == weights[0]):
+        return order
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError("a weight is negative or no number; weights are shares of an epoch, 0 or more.")
+    line = np.random.default_rng((seed, n)).permutation(n)  # neighbours on the line are drawn at other epochs
+    ends = np.cumsum(weights[line]) * (n / weights.sum())
+    begin = (np.random.default_rng(seed).random() + epoch * (5**0.5 - 1) / 2) % 1
+    rows = np.minimum(np.searchsorted(ends, begin + np.arange(n), side="right"), n - 1)
+    return line[rows][order]
