@@ -23,126 +23,170 @@ class Archive:
     """The files below `path`, a folder or a .zip, by their names relative to `base` inside it, with "/" between.
 
     Files come from strangers: a link that leads out of the folder, a zip's absolute name or one with "..", an entry of
-    an absurd size is a ValueError that names the file. Hidden files and macOS's own are not listed.
+    an absurd size, a name that cannot be written down is a ValueError that names the file. Hidden files and macOS's own
+    are not listed.
     """
 
     def __init__(self, path: str | Path, base: str = ""):
         self.path, self.base = Path(path), base
-        self.zipped = self.path.suffix.lower() == ".zip"
+        self.zipped = self.path.suffix.lower() == ".zip" and not self.path.is_dir()
+        self.root = str(self.path / base)  # as text: joining paths as objects would take as long as decoding
+        self.zip_of: tuple[int, zipfile.ZipFile] | None = None
 
     def __repr__(self) -> str:
         return f"Archive({self.path}{', ' + self.base if self.base else ''})"
 
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"zip_of": None}  # an open file does not travel to another process
+
     @cached_property
-    def _entries(self) -> dict[str, tuple[int, float]]:
-        """Name below the base -> (bytes, time of change)."""
-        found = dict(self._in_zip() if self.zipped else self._in_folder(self.path / self.base))
+    def entries(self) -> dict[str, zipfile.ZipInfo | bool]:
+        """Name below the base -> what the zip says of the file; in a folder whether it is a link."""
+        try:
+            found = dict(self.in_zip() if self.zipped else self.in_folder(self.root))
+        except (OSError, RecursionError) as error:
+            raise type(error)(f"{self.path} cannot be listed: {error}") from error
         return {name: found[name] for name in sorted(found)}
 
-    def _in_zip(self) -> Iterator[tuple[str, tuple[int, float]]]:
-        try:
-            with zipfile.ZipFile(self.path) as file:
-                infos = file.infolist()
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{self.path} cannot be read as a zip: {error}; download it again") from error
-        for info in infos:
+    def in_zip(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+        for info in self.zip().infolist():
             name = PurePosixPath(info.filename.replace("\\", "/"))
             if name.is_absolute() or ".." in name.parts or re.match(r"[A-Za-z]:", info.filename):
                 raise ValueError(f"{self.path} holds {info.filename!r}, which leads out of it; this zip is not trusted")
             shown = not any(part.startswith((".", "__MACOSX")) for part in name.parts)
             if shown and not info.is_dir() and str(name).startswith(self.base):
-                yield str(name)[len(self.base) :], (info.file_size, info.CRC)
+                yield str(name)[len(self.base) :], info
 
-    def _in_folder(self, folder: Path, above: str = "") -> Iterator[tuple[str, tuple[int, float]]]:
-        for entry in os.scandir(folder):
-            if entry.name.startswith((".", "__MACOSX")):
-                continue
-            if entry.is_dir():
-                if entry.is_symlink():
-                    self._inside(folder / entry.name)
-                yield from self._in_folder(folder / entry.name, f"{above}{entry.name}/")
-            else:
-                about = entry.stat(follow_symlinks=True) if not entry.is_symlink() else os.lstat(entry.path)
-                yield above + entry.name, (about.st_size, about.st_mtime)
+    def in_folder(self, folder: str, above: str = "") -> Iterator[tuple[str, bool]]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")):
+                    continue
+                if not entry.name.isascii():
+                    written_down(entry.path)
+                linked = entry.is_symlink()
+                if not entry.is_dir():
+                    yield above + entry.name, linked
+                    continue
+                if linked and Path(folder).resolve().is_relative_to(self.inside(entry.path).resolve()):
+                    raise ValueError(f"{entry.path} is a link to a folder that it lies in; remove it")
+                yield from self.in_folder(entry.path, f"{above}{entry.name}/")
 
-    def _inside(self, path: Path) -> Path:
-        if not path.resolve().is_relative_to(self.path.resolve()):
+    def zip(self) -> zipfile.ZipFile:
+        """The open zip: opened once in each process, since its list of files may be long."""
+        if self.zip_of is None or self.zip_of[0] != os.getpid():
+            try:
+                self.zip_of = os.getpid(), zipfile.ZipFile(self.path)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{self.path} is missing") from error
+            except Exception as error:  # what a damaged list of files raises is not documented
+                raise ValueError(f"{self.path} cannot be read as a zip: {error}; download it again") from error
+        return self.zip_of[1]
+
+    def inside(self, path: str) -> Path:
+        """A path that is a link, when it stays in the folder."""
+        if not Path(path).resolve().is_relative_to(self.path.resolve()):
             raise ValueError(f"{path} is a link that leads out of {self.path}; copy the file there instead")
-        return path
+        return Path(path)
 
     @property
     def names(self) -> list[str]:
         """All files, sorted by name."""
-        return list(self._entries)
+        return list(self.entries)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self.entries
 
     def matching(self, pattern: str) -> list[re.Match]:
         """The files whose whole name fits a regular expression, sorted; `match[0]` is the name."""
         fits = re.compile(pattern)
-        return [match for name in self._entries if (match := fits.fullmatch(name))]
+        return [match for name in self.entries if (match := fits.fullmatch(name))]
 
     def where(self, name: str = "") -> str:
         """A file as a person looks for it: its path, or the zip's and the name in it."""
-        return f"{self.path}: {self.base}{name}" if self.zipped else str(self.path / self.base / name)
-
-    def version(self, name: str) -> tuple[float, ...]:
-        """Numbers that change when the file is written anew."""
-        if name not in self._entries:
-            raise FileNotFoundError(f"{self.where(name)} is missing")
         if self.zipped:
-            return self._entries[name]
-        about = os.stat(self.path / self.base / name)  # noqa: PTH116
+            return f"{self.path}: {self.base}{name}"
+        return os.path.join(self.root, name) if name else self.root  # noqa: PTH118 (once for every image)
+
+    def entry(self, name: str) -> zipfile.ZipInfo | bool:
+        """What is known of a file; FileNotFoundError when it is not there."""
+        if name not in self.entries:
+            raise FileNotFoundError(f"{self.where(name)} is missing")
+        return self.entries[name]
+
+    def version(self, name: str) -> tuple[int, int]:
+        """Two numbers that change when the file is written anew."""
+        entry = self.entry(name)
+        if isinstance(entry, zipfile.ZipInfo):
+            return entry.file_size, entry.CRC
+        about = Path(self.where(name)).stat()
         return about.st_size, about.st_mtime_ns
 
     def read(self, name: str) -> bytes:
         """The contents of one file."""
-        if name not in self._entries:
-            raise FileNotFoundError(f"{self.where(name)} is missing")
-        if not self.zipped:
-            return self._inside(self.path / self.base / name).read_bytes()
-        if self._entries[name][0] > LARGEST:
-            raise ValueError(f"{self.where(name)} would unpack to {self._entries[name][0]:,} bytes; that is no image")
+        entry, where = self.entry(name), self.where(name)
+        if not isinstance(entry, zipfile.ZipInfo):
+            try:
+                with open(self.inside(where) if entry else where, "rb") as file:  # noqa: PTH123
+                    return file.read()
+            except OSError as error:
+                raise type(error)(f"{where} cannot be read: {error.strerror}") from error
+        if entry.file_size > LARGEST:
+            raise ValueError(f"{where} would unpack to {entry.file_size:,} bytes; that is no image")
         try:
-            with zipfile.ZipFile(self.path) as file:
-                return file.read(self.base + name)
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{self.where(name)} cannot be unpacked: {error}") from error
+            return self.zip().read(entry)
+        except Exception as error:  # a wrong checksum, a password, damaged data: each packer has errors of its own
+            raise ValueError(f"{where} cannot be unpacked: {error}") from error
 
     @contextmanager
     def on_disk(self, *names: str) -> Iterator[Path]:
         """The path of the first of these files, with the others beside it: for libraries that want a real file."""
         if not self.zipped:
-            yield [self._inside(self.path / self.base / name) for name in names][0]
+            for name in names:
+                self.inside(self.where(name))
+            yield Path(self.where(names[0]))
             return
         with tempfile.TemporaryDirectory() as folder:
             for name in names:
                 (Path(folder) / PurePosixPath(name).name).write_bytes(self.read(name))
             yield Path(folder) / PurePosixPath(names[0]).name
 
-    def csv(self, name: str, columns: tuple[str, ...] = (), **how) -> pd.DataFrame:
-        """A table in a CSV file; `columns` are those that it must have. ValueError names what is wrong with it."""
-        try:
-            table = pd.read_csv(io.BytesIO(self.read(name)), **how)
-        except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise ValueError(f"{self.where(name)} cannot be read as a table: {' '.join(str(error).split())}") from error
-        return self.with_columns(name, table, columns)
+    def csv(self, name: str, columns: tuple[str, ...] = (), key: str | None = None, **how) -> pd.DataFrame:
+        """A table in a CSV file.
 
-    def excel(self, name: str, columns: tuple[str, ...] = (), **how) -> pd.DataFrame:
-        """The same of a spreadsheet's first sheet (.xlsx)."""
-        try:
-            table = pd.read_excel(io.BytesIO(self.read(name)), engine="openpyxl", **how)
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.where(name)} cannot be read as a spreadsheet: {error}") from error
-        return self.with_columns(name, table, columns)
+        columns: those that it must have. key: one that must tell the rows apart. how: as `pandas.read_csv` takes it.
+        Raises ValueError that names the file and what is wrong with it.
+        """
+        content = self.read(name)
+        with self.as_table(name, "a table"):
+            table = pd.read_csv(io.BytesIO(content), **how)
+        return self.checked(name, table, columns, key)
 
-    def with_columns(self, name: str, table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-        missing = [column for column in columns if column not in table]
+    def excel(self, name: str, columns: tuple[str, ...] = (), key: str | None = None, **how) -> pd.DataFrame:
+        """The same of a spreadsheet's first sheet (.xlsx); `how` as `pandas.read_excel` takes it."""
+        content = self.read(name)
+        with self.as_table(name, "a spreadsheet"):
+            table = pd.read_excel(io.BytesIO(content), engine="openpyxl", **how)
+        return self.checked(name, table, columns, key)
+
+    @contextmanager
+    def as_table(self, name: str, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"{self.where(name)} cannot be read as {kind}: {said}") from error
+
+    def checked(self, name: str, table: pd.DataFrame, columns: tuple[str, ...], key: str | None) -> pd.DataFrame:
+        missing = [column for column in (*columns, *filter(None, [key])) if column not in table]
         if missing:
-            raise ValueError(
-                f"{self.where(name)} has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}"
-            )
+            has = ", ".join(map(str, table.columns))
+            raise ValueError(f"{self.where(name)} has no column {', '.join(missing)}; it has {has}")
+        if key is not None:
+            if (empty := table[key].isna()).any():
+                raise ValueError(f"{self.where(name)} has no {key} in row {empty.argmax() + 1}")
+            if (twice := table[key].duplicated()).any():
+                raise ValueError(f"{self.where(name)} has two rows of {key} {table[key][twice].iloc[0]}")
         return table
 
     def stamp(self) -> str:
@@ -157,9 +201,18 @@ class Archive:
         else:
             said = [(str(self.path.resolve()), self.base)]
             for folder, _, files in os.walk(self.path / self.base):
-                said.append((folder, os.stat(folder).st_mtime_ns))
+                said.append((folder, os.stat(folder).st_mtime_ns))  # noqa: PTH116 (pathlib is slow for so many)
                 if len(said) <= MANY:
                     for file in files:
-                        about = os.lstat(os.path.join(folder, file))  # noqa: PTH118 (pathlib is slow for so many)
+                        about = os.lstat(os.path.join(folder, file))  # noqa: PTH118
                         said.append((folder, file, about.st_size, about.st_mtime_ns))
         return hashlib.sha256(repr(sorted(map(repr, said))).encode()).hexdigest()[:16]
+
+
+def written_down(path: str) -> None:
+    """ValueError when a file's name is not UTF-8: no table could hold it."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        said = path.encode(errors="surrogateescape").decode(errors="replace")
+        raise ValueError(f"{said} has a name that is not UTF-8; rename it") from error

@@ -49,7 +49,10 @@ def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:
     if part.shape != shape:
         (height, width), (h, w) = part.shape, shape
         raise ValueError(f"{archive.where(mask['file'])} is {width} x {height} pixels, but its image is {w} x {h}")
-    return part > part.max() / 2 if values is None else np.isin(part, values)
+    if values is not None:
+        return np.isin(part, values)
+    # Whether lesion is written as 255 or as 1. Half of an integer is cut off: comparing integers is much faster.
+    return part > (part.max() // 2 if part.dtype.kind in "ui" else part.max() / 2)
 
 
 def drawn(mask: dict, shape: tuple[int, int], where: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,7 +83,7 @@ def read(archive: Archive, file: str, frame: int | None = None, colours: bool = 
             frame = 0
         raw = opened.read(int(frame), colours)
         sound(raw.values)
-    return replace(raw, where=where)
+    return Raw(raw.values, raw.window, raw.facts, where)
 
 
 def frames(archive: Archive, file: str) -> int:
@@ -168,16 +168,16 @@ LAST = threading.local()  # the film or volume that was read last, one for each 
 
 def understood(archive: Archive, file: str) -> Opened:
     """The file, opened by what its first bytes say it is; the film or volume of before when it is asked for again."""
-    key = (archive.where(file), archive.version(file))
-    if getattr(LAST, "key", None) == key:
+    where = archive.where(file)
+    if getattr(LAST, "where", None) == where and LAST.version == archive.version(file):
         return LAST.opened
     data = archive.read(file)
-    with named(archive.where(file)):
+    with named(where):
         format = next((MAGIC[magic] for magic in MAGIC if data.startswith(magic)), None)
         # A DICOM file may begin as any other, in its preamble of 128 bytes.
         opened = Picture(data, format) if format and data[128:132] != b"DICM" else film(archive, file, data)
     if format in (None, "GIF", "TIFF"):
-        LAST.key, LAST.opened = key, opened
+        LAST.where, LAST.version, LAST.opened = where, archive.version(file), opened
     return opened
 
 
