@@ -100,6 +100,7 @@ def about(images: Images, seed: int) -> dict:
     """What run.json says of a run's images: dataset, size, fold, seed, classes, and `data` with the rest."""
     split = images.table.groupby("split")["patient"].agg(images="size", patients="nunique")
     data = {"fingerprint": images.fingerprint, "split_hash": images.split_hash, "licence": images.card.licence}
+    data |= {"members": images.members or {images.name: images.split_hash}}
     data |= {f"n_{name}": int(row.images) for name, row in split.iterrows()}
     data |= {f"n_{name}_patients": int(row.patients) for name, row in split.iterrows()}
     said = {"dataset": images.name, "size": images.size, "fold": int(images.table["fold"].iloc[0])}
@@ -109,15 +110,17 @@ def about(images: Images, seed: int) -> dict:
 def origin(pretrained: str | Path, images: Images) -> dict:
     """What a later run says of its encoder: the values of the pretraining run in the folder `pretrained`.
 
-    Raises ValueError when that run split the same images otherwise: its encoder may have seen the patients of `images`
-    that are now for testing.
+    Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix: its encoder may
+    have seen the patients of `images` that are now for testing.
     """
     said = read_run(pretrained)
-    if said["dataset"] == images.name and said["data"]["split_hash"] != images.split_hash:
-        raise ValueError(
-            f"{Path(pretrained) / 'run.json'} used another split of {images.name} (fold {said['fold']}), so its "
-            "encoder may have seen patients that are now for testing; pretrain and test with the same fold and limit"
-        )
+    seen = said["data"].get("members") or {said["dataset"]: said["data"]["split_hash"]}
+    for name, split_hash in (images.members or {images.name: images.split_hash}).items():
+        if seen.get(name, split_hash) != split_hash:
+            raise ValueError(
+                f"{Path(pretrained) / 'run.json'} used another split of {name} (fold {said['fold']}), so its "
+                "encoder may have seen patients that are now for testing; pretrain and test with the same fold and limit"
+            )
     names = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     return {name: said[name] for name in names} | {"pretrained": str(pretrained)}
 

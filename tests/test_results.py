@@ -131,18 +131,33 @@ def test_gathered_rows_say_whose_they_are(study):
     assert results.gather(study, "nothing.parquet").empty
 
 
-def test_an_encoder_that_saw_the_test_patients_is_refused(tmp_path):
+def images_split(name="phantoms", split_hash="here", members=None):
+    """As much of `Images` as run.json asks for."""
     table = pd.DataFrame({"split": ["train", "test"], "patient": ["a", "b"], "fold": 1})
-    card = SimpleNamespace(licence="MIT")
-    said = {"name": "phantoms", "size": 32, "classes": ["x"], "fingerprint": "f", "table": table, "card": card}
-    images = SimpleNamespace(**said, split_hash="here")
-    results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(images, 3))
-    taken = results.origin(tmp_path, images)
+    said = {"size": 32, "classes": ["x"], "fingerprint": "f", "table": table, "card": SimpleNamespace(licence="MIT")}
+    return SimpleNamespace(name=name, split_hash=split_hash, members=members, **said)
+
+
+def test_an_encoder_that_saw_the_test_patients_is_refused(tmp_path):
+    results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(images_split(), 3))
+    taken = results.origin(tmp_path, images_split())
     assert taken["method"] == "none"
     assert taken["images_seen"] == 0
     assert results.read_run(tmp_path)["data"]["n_test"] == 1
+    assert results.origin(tmp_path, images_split("another dataset", "there"))["method"] == "none"
     with pytest.raises(ValueError, match="another split of phantoms"):
-        results.origin(tmp_path, SimpleNamespace(**said, split_hash="there"))
+        results.origin(tmp_path, images_split(split_hash="there"))
+
+
+def test_an_encoder_of_a_mix_is_refused_where_any_of_its_datasets_was_split_otherwise(tmp_path):
+    mix = images_split("busi+busbra", "mixed", {"busi": "b0", "busbra": "r0"})
+    results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(mix, 3))
+    for tested in (images_split("busi", "b0"), images_split("busi+phantoms", "m", {"busi": "b0", "phantoms": "p"})):
+        assert results.origin(tmp_path, tested)["method"] == "none"
+    with pytest.raises(ValueError, match="another split of busi "):
+        results.origin(tmp_path, images_split("busi", "b1"))
+    with pytest.raises(ValueError, match="another split of busbra "):
+        results.origin(tmp_path, images_split("busi+busbra", "m", {"busi": "b0", "busbra": "r1"}))
 
 
 def test_initialisations_are_told_apart_by_what_varies(tmp_path):

@@ -18,7 +18,7 @@ ultrasound up to 0.8, mammograms up to 0.97), and the threshold is higher; the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,10 +145,10 @@ def between(a: np.ndarray, b: np.ndarray, threshold: float = THRESHOLD) -> pd.Da
     return table_of(found)
 
 
-def table_of(found) -> pd.DataFrame:
-    columns = zip(*found, strict=True)
-    names = ("first", "second", "correlation")
-    table = pd.DataFrame({name: np.concatenate(each) for name, each in zip(names, columns, strict=True)}, columns=names)
+def table_of(found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    nothing = np.empty(0, int), np.empty(0, int), np.empty(0, np.float32)
+    columns = map(np.concatenate, zip(nothing, *found, strict=True))
+    table = pd.DataFrame(dict(zip(("first", "second", "correlation"), columns, strict=True)))
     return table.sort_values(["correlation", "first", "second"], ascending=[False, True, True], ignore_index=True)
 
 

@@ -34,6 +34,9 @@ class Images:
     members: dict[str, str] | None = None  # of a mix: the split_hash of each dataset in it
     left_out: pd.DataFrame | None = None  # images that no split may have: image_id, patient, label, why
 
+    def __post_init__(self) -> None:
+        splits.assert_disjoint(self.table)  # whatever is trained or tested on takes Images, so a leak goes nowhere
+
     @property
     def classes(self) -> list[str]:
         """Names of the labels, in the order of their codes; the same for every subset."""

@@ -137,13 +137,19 @@ def together(patients: np.ndarray, first: np.ndarray) -> np.ndarray:
 def assert_disjoint(table: pd.DataFrame) -> None:
     """Raise ValueError naming the patients, or the groups of near-duplicates, that are in more than one split."""
     for column, what in (("patient", "Patients"), ("group", "Groups of near-duplicates")):
-        if column in table:
-            there = table.loc[table["split"] != LEFT_OUT, [column, "split"]].drop_duplicates()
-            both = there[there.duplicated(column, keep=False)].groupby(column)["split"].agg(list)
-            if len(both):
-                some = ", ".join(f"{name} ({' and '.join(splits)})" for name, splits in both.iloc[:5].items())
-                more = f" and {len(both) - 5} more" if len(both) > 5 else ""
-                raise ValueError(f"{what} on both sides of a split: {some}{more}.")
+        if column not in table:
+            continue
+        codes, names = pd.factorize(table[column])
+        split, _ = pd.factorize(table["split"].where(table["split"] != LEFT_OUT))
+        codes, split = codes[split >= 0], split[split >= 0]
+        first = np.full(len(names), -1)
+        first[codes[::-1]] = split[::-1]  # the split of each one's first image
+        both = names[np.unique(codes[split != first[codes]])]
+        if len(both):
+            sides = table[table["split"] != LEFT_OUT].groupby(column)["split"].unique()
+            some = ", ".join(f"{name} ({' and '.join(sides[name])})" for name in both[:5])
+            more = f" and {len(both) - 5} more" if len(both) > 5 else ""
+            raise ValueError(f"{what} on both sides of a split: {some}{more}.")
 
 
 def split_hash(table: pd.DataFrame) -> str:
