@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mednb.datasets import pixels
 from mednb.datasets.pixels import Raw, sized, there
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    from mednb.datasets.archive import Archive
 
 NEEDED = (
     "Modality",
@@ -51,6 +55,9 @@ NEEDED = (
 )
 """The elements that are read: none of them names a person, a date or a place."""
 
+PERSON = re.compile("Name|ID$|IDs|Birth|Date|Time|Address|Telephone|Accession|Institution|Station|Comments|History")
+"""In the keywords of elements that may name a person, a place or a day."""
+
 QUIET = threading.RLock()  # the filters of warnings belong to the whole process
 
 
@@ -60,6 +67,26 @@ def quiet() -> Iterator[None]:
     with QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def header(archive: Archive, file: str, *keywords: str) -> dict:
+    """What a DICOM header says under these keywords, such as "ViewPosition"; None where it says nothing.
+
+    Raises ValueError for what may name a person; of who it is there is `privacy.patient`.
+    """
+    import pydicom
+
+    for keyword in keywords:
+        if PERSON.search(keyword):
+            raise ValueError(
+                f"{keyword} may name a person, so it is not read; mednb.datasets.privacy.patient gives a hash"
+            )
+    data = archive.read(file)
+    with pixels.named(archive.where(file)), quiet():
+        found = pydicom.dcmread(
+            io.BytesIO(data), force=data[128:132] != b"DICM", stop_before_pixels=True, specific_tags=list(keywords)
+        )
+        return {keyword: found.get(keyword) for keyword in keywords}
 
 
 class Dicom:
@@ -111,16 +138,16 @@ class Dicom:
             values = values * values.dtype.type(slope) + values.dtype.type(intercept)
         elif header.get("BitsStored") != 8:
             values = values.astype(np.result_type(values.dtype, np.int16))  # no longer the range of its type
-        facts["hounsfield"] = header.get("Modality") == "CT" and rescaled is not None
+        hounsfield = header.get("Modality") == "CT" and rescaled is not None
         window = self.window(frame)
         if window is None and "VOILUTSequence" in header and values.dtype.kind in "ui":
             values = apply_voi_lut(values, header)
             window = 0, 2 ** header.VOILUTSequence[0].LUTDescriptor[2] - 1
-            facts["hounsfield"] = False
+            hounsfield = False
         if inverted:
             black, white = window or ((0, 255) if values.dtype == np.uint8 else (values.min(), values.max()))
             window = float(white), float(black)
-        return Raw(values, window, facts)
+        return Raw(values, window, facts, hounsfield=hounsfield)
 
     def window(self, frame: int) -> tuple[float, float] | None:
         """Black and white of the first window in the file, as the standard defines them (PS3.3 C.11.2.1.2)."""

@@ -49,9 +49,11 @@ class Raw:
     window: tuple[float, float] | None = None
     """The values that the file says are black and white. Black above white: low values are bright (MONOCHROME1)."""
     facts: dict = field(default_factory=dict)
-    """What else the header tells of the picture, never of the person: `burned_in`, `hounsfield`."""
+    """What else the header tells of the picture, never of the person: `burned_in`."""
     where: str = "the image"
     """The file as a person looks for it, for sentences about it."""
+    hounsfield: bool = True
+    """Whether the numbers may be Hounsfield units, so that a window's name means something."""
 
 
 class Opened(Protocol):
@@ -83,7 +85,7 @@ def read(archive: Archive, file: str, frame: int | None = None, colours: bool = 
             frame = 0
         raw = opened.read(int(frame), colours)
         sound(raw.values)
-    return Raw(raw.values, raw.window, raw.facts, where)
+    return Raw(raw.values, raw.window, raw.facts, where, raw.hounsfield)
 
 
 def frames(archive: Archive, file: str) -> int:
@@ -129,7 +131,7 @@ def limits(raw: Raw, window: str | tuple[float, float] | None) -> tuple[float, f
     if isinstance(window, str):
         if window not in WINDOWS:
             raise ValueError(f"window {window!r} is unknown; choose one of {', '.join(WINDOWS)} or two numbers")
-        if raw.values.dtype == np.uint8 or raw.facts.get("hounsfield") is False:
+        if raw.values.dtype == np.uint8 or not raw.hounsfield:
             raise ValueError(f"{raw.where} holds no Hounsfield units, so window '{window}' means nothing there")
         window = WINDOWS[window]
     low, high = window
@@ -265,13 +267,15 @@ class Picture:
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Whatever is raised inside becomes one sentence that begins with the file.
+    """Whatever is raised inside becomes one sentence that begins with the file, unless it already names it.
 
     The libraries that read a stranger's bytes may raise anything, so anything is caught.
     """
     try:
         yield
     except Exception as error:
+        if isinstance(error, (ValueError, FileNotFoundError)) and where in str(error):
+            raise
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{where} cannot be read as an image: {said}") from error
 

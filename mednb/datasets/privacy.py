@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import os
 import re
 import secrets
+from typing import TYPE_CHECKING
 
+from mednb.datasets import pixels
 from mednb.datasets.pixels import Raw
+
+if TYPE_CHECKING:
+    from mednb.datasets.archive import Archive
+
+NAMES = ("PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "AccessionNumber")
 
 
 def hashed(identifier: object, salt: str | None = None) -> str:
@@ -46,26 +54,32 @@ def kept_salt() -> str:
     return path.read_text(encoding="ascii")
 
 
-def identity(data: bytes) -> tuple[str, ...]:
-    """What names the person in a DICOM file: the id, the name and its parts, the date of birth. Keep it nowhere."""
-    import io
+def patient(archive: Archive, file: str) -> str:
+    """The hash of the patient whose id stands in a DICOM file; ValueError that names the file when none stands there."""
+    with pixels.named(archive.where(file)):
+        return hashed(identity(archive.read(file))["PatientID"])
 
+
+def identity(data: bytes) -> dict[str, str]:
+    """What names the person in a DICOM file, to be compared and forgotten: never returned by anything else here."""
     import pydicom
 
     from mednb.datasets.dicom import quiet
 
-    wanted = ["PatientID", "PatientName", "PatientBirthDate", "OtherPatientIDs", "OtherPatientNames", "AccessionNumber"]
     with quiet():
-        header = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=wanted)
-        said = [str(header.get(name) or "") for name in wanted]
-    parts = [part for text in said for part in [text, *re.split(r"[\s^=\\,]+", text)]]
-    return tuple(dict.fromkeys(part for part in parts if len(part) >= 3))
+        header = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=list(NAMES))
+        return {name: str(header.get(name) or "") for name in NAMES}
 
 
 def names_person(path: str, data: bytes) -> bool:
     """Whether the path of a DICOM file holds the patient's name or id, so that it must not be shown as it is."""
-    plain = re.sub(r"[\W_]+", " ", path.lower())
-    return any(re.sub(r"[\W_]+", " ", part.lower()).strip() in plain for part in identity(data))
+    words = [part for said in identity(data).values() for part in (said, *re.split(r"[\s^=\\,]+", said))]
+    return any(len(word) >= 3 and plain(word) in plain(path) for word in words)
+
+
+def plain(text: str) -> str:
+    """Letters and digits between single spaces, so that O_Brien and O'Brien are the same."""
+    return f" {re.sub(r'[^a-z0-9]+', ' ', text.casefold()).strip()} "
 
 
 def burnt_in(raw: Raw) -> str | None:

@@ -11,7 +11,11 @@ from PIL import Image
 HOW = ("stretch", "pad", "crop_to_body")
 MARGIN = 1.5  # side of the square around a lesion, in longer sides of the lesion
 SMALLEST = 32  # pixels of the file: a smaller square would show nothing but interpolation
-TYPICAL = (0.18, 0.25, 0.31, 0.37, 0.43, 0.49, 0.56, 0.65, 0.78, 1.0)
+TYPICAL = {
+    "ultrasound": (0.23, 0.31, 0.37, 0.43, 0.49, 0.54, 0.62, 0.70, 0.81, 1.00),
+    "mammography": (0.03, 0.06, 0.08, 0.09, 0.11, 0.13, 0.15, 0.18, 0.23, 0.33),
+}
+"""How large the square around a lesion is, as `share` measures it: deciles of all lesions of BUS-BRA and mini-MIAS."""
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
@@ -23,7 +27,7 @@ def resized(
     how: str = "stretch",
     around: str | None = None,
     name: str = "",
-    shares: Sequence[float] = TYPICAL,
+    shares: Sequence[float] = TYPICAL["ultrasound"],
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """An image and its mask as squares of `size` pixels, and what became of the lesion.
 
@@ -32,9 +36,9 @@ def resized(
         off, never the mask, then pads.
     around: "lesion" shows only a square around the lesions, 1.5 times as wide as they are and at least 32 pixels of
         the file, moved inside the picture; where it is larger than the picture, `how` decides about the rest.
-    name, shares: an image without a lesion gets a square too, or its size would give the label away: its side is one
-        of `shares` (of the picture's longer side: those of the dataset's lesions, as `share` measures them) and its
-        centre a pixel of the body, both drawn from `name`, so that they are the same each time.
+    name, shares: an image without a lesion gets a square too, or its scale would give the label away: its side is one
+        of `shares` (of the picture's longer side; see `TYPICAL`) and its centre a pixel of the body, both drawn from
+        `name`, so that they are the same each time.
     Returns image (size, size) or (3, size, size), mask (size, size) and the facts `width`, `height` (of the file),
     `lesion_area` (share of the whole picture, before) and `lesion_pixels` (after).
     """
@@ -48,7 +52,7 @@ def resized(
     if around:
         box = lesion_box(mask) if mask.any() else drawn_box(image, name, shares)
     elif how == "crop_to_body":
-        box = joined(body_box(image), bounds(mask))
+        box = joined(bounds(body(image)), bounds(mask))
     if box != (0, 0, width, height):
         left, upper, right, lower = box
         image, mask = image[..., upper:lower, left:right], mask[upper:lower, left:right]
@@ -75,7 +79,8 @@ def smaller_mask(mask: np.ndarray, size: int) -> np.ndarray:
     """
     if not mask.any():
         return np.zeros((size, size), bool)
-    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
+    ones = Image.fromarray(mask.view(np.uint8)).convert("F")
+    share = np.asarray(ones.resize((size, size), Image.Resampling.BOX))
     small = share >= 0.5
     if not small.any():
         small.flat[share.argmax()] = True
@@ -120,9 +125,8 @@ def drawn_box(image: np.ndarray, name: str, shares: Sequence[float]) -> Box:
     """A square of a lesion's usual size somewhere in the body, drawn from the image's name."""
     digest = hashlib.sha256(name.encode()).digest()
     one, two = (int.from_bytes(digest[i : i + 8], "big") for i in (0, 8))
-    inside = np.argwhere(body(image))
-    shape = image.shape[-2:]
-    y, x = inside[two % len(inside)] if len(inside) else (shape[0] / 2, shape[1] / 2)
+    inside, shape = np.argwhere(body(image)), image.shape[-2:]
+    y, x = inside[two % len(inside)]
     return square(x, y, max(SMALLEST, shares[one % len(shares)] * max(shape)), shape)
 
 
@@ -139,22 +143,19 @@ def square(x: float, y: float, side: float, shape: tuple[int, int]) -> Box:
 def body(image: np.ndarray) -> np.ndarray:
     """(H, W) bool: what is no empty background; all of it when that cannot be told.
 
-    Otsu's threshold (1979) of the logarithm: black is far from all tissue there, so that dark tissue is not cut off
-    from bright. Of what is above it the largest connected piece: no label or marker beside it. Found on every n-th
-    pixel of a large picture.
+    Background is darker than a quarter of Otsu's threshold (1979): the threshold itself parts bright tissue from dark,
+    and an ultrasound image would lose its depths. Pieces of less than a twentieth of the largest one are labels and
+    markers beside the body. Looked for on every n-th pixel of a large picture.
     """
     from scipy import ndimage
     from skimage.filters import threshold_otsu
 
     grey = image if image.ndim == 2 else image.max(0)
     step = max(1, max(grey.shape) // 256)
-    coarse = np.log1p(ndimage.uniform_filter(grey[::step, ::step].astype(np.float32), 3))
+    coarse = ndimage.uniform_filter(grey[::step, ::step].astype(np.float32), 3)
     if coarse.min() == coarse.max():
         return np.ones(grey.shape, bool)
-    pieces, count = ndimage.label(coarse > threshold_otsu(coarse))
-    largest = pieces == 1 + np.bincount(pieces.flat)[1:].argmax() if count else np.ones(coarse.shape, bool)
-    return np.repeat(np.repeat(largest, step, 0), step, 1)[: grey.shape[0], : grey.shape[1]]
-
-
-def body_box(image: np.ndarray) -> Box:
-    return bounds(body(image))
+    pieces, _ = ndimage.label(coarse > threshold_otsu(coarse) / 4)
+    areas = np.bincount(pieces.flat)[1:]
+    large = np.isin(pieces, 1 + np.flatnonzero(areas >= areas.max() / 20))
+    return np.repeat(np.repeat(large, step, 0), step, 1)[: grey.shape[0], : grey.shape[1]]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mednb.datasets.pixels import Raw, sized, there
 
 if TYPE_CHECKING:
     from mednb.datasets.archive import Archive
 
-LARGEST = 2**31  # bytes of a volume in memory
+MOST = 2**30  # pixels of a volume; a CT of the whole body has 2**29
 META = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType)\s*=")
 
 
@@ -43,12 +42,12 @@ class Volume:
         with archive.on_disk(file, *beside(archive, file, data)) as path:
             reader.SetFileName(str(path))
             reader.ReadImageInformation()
-            size, parts = reader.GetSize(), reader.GetNumberOfComponents()
+            size = reader.GetSize()
             if len(size) not in (2, 3):
                 raise ValueError(f"it has {len(size)} dimensions, {' x '.join(map(str, size))}; 2 or 3 are read")
             sized(*size[:2])
-            if np.prod(size, dtype=float) * parts * 8 > 4 * LARGEST:
-                raise ValueError(f"it has {' x '.join(map(str, size))} pixels; that is more than is read at once")
+            if math.prod(size) > MOST:
+                raise ValueError(f"it has {' x '.join(map(str, size))} pixels; more than {MOST:,} are not read at once")
             values = SimpleITK.GetArrayFromImage(reader.Execute())
         self.values = values if len(size) == 3 else values[None]
 
@@ -61,15 +60,17 @@ class Volume:
 
 
 def beside(archive: Archive, file: str, data: bytes) -> list[str]:
-    """The file that holds the pixels of a MetaImage header; it must lie in the same folder."""
-    if nifti(data):
+    """The file that holds the pixels of a header that has none; it must lie in the same folder."""
+    if data[344:348] == b"ni1\0":
+        name = f"{PurePosixPath(file).stem}.img"
+    elif nifti(data):
         return []
-    said = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", data[:10_000], re.MULTILINE)
-    name = said[1].decode(errors="replace") if said else ""
+    else:
+        said = re.search(rb"^ElementDataFile\s*=\s*(.*?)\s*$", data[:10_000], re.MULTILINE)
+        name = said[1].decode(errors="replace") if said else ""
     if name == "LOCAL":
         return []
-    folder = str(PurePosixPath(file).parent)
-    other = name if folder == "." else f"{folder}/{name}"
+    other = name if "/" not in file else f"{PurePosixPath(file).parent}/{name}"
     if not name or "/" in name or "\\" in name or other not in archive:
         raise ValueError(f"its pixels should lie beside it in {name!r}, which is not there")
     return [other]
