@@ -78,6 +78,163 @@ def test_patients_on_both_sides_are_named():
         splits.assert_disjoint(table)
 
 
+def test_groups_of_near_duplicates_on_both_sides_are_named():
+    table = pd.DataFrame({"image_id": list("abc"), "patient": list("pqr"), "split": ["train", "test", "val"]})
+    splits.assert_disjoint(table)
+    with pytest.raises(ValueError, match=r"Groups of near-duplicates on both sides of a split: g \(train and test\)\."):
+        splits.assert_disjoint(table.assign(group=["g", "g", "r"]))
+    splits.assert_disjoint(table.assign(group=["g", "g", "r"], split=[splits.LEFT_OUT, "test", "val"]))
+
+
+def test_near_duplicates_tie_patients_and_patients_tie_near_duplicates():
+    patients = np.array(["p", "q", "q", "r", "s", "t"])
+    first = np.array([0, 0, 2, 2, 4, 5])  # q's first image looks like p's, q's second like r's
+    assert splits.together(patients, first).tolist() == ["p", "p", "p", "p", "s", "t"]
+    assert splits.together(patients, np.arange(6)).tolist() == patients.tolist()
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 10])
+def test_groups_stay_whole_in_any_number_of_folds(folds):
+    table = people(120)
+    table["group"] = table["patient"].str.removeprefix("p").astype(int).floordiv(3).astype(str)
+    tested = np.zeros(len(table), int)
+    for fold in range(folds):
+        table["split"] = splits.split(table, fold, folds)
+        splits.assert_disjoint(table)
+        tested += table["split"] == "test"
+    assert (tested == 1).all()
+
+
+def test_every_part_has_its_share_of_every_label_of_every_source():
+    table = people(800).assign(source="small")
+    table.loc[table["patient"].str.removeprefix("p").astype(int) >= 200, "source"] = "large"
+    counts = pd.crosstab(splits.parts(table), [table["source"], table["label"]])
+    assert (counts / counts.sum() - 0.2).abs().to_numpy().max() < 0.06
+
+
+def test_official_folds_are_the_parts():
+    table = people(40)
+    table["official_fold"] = (table["patient"].str.removeprefix("p").astype(int) * 7) % 5
+    assert (splits.parts(table) == table["official_fold"]).all()
+    assert (splits.split(table, 3) == "test").tolist() == (table["official_fold"] == 3).tolist()
+    ten = splits.parts(table, folds=10)
+    assert set(ten) == set(range(10))  # the authors' five say nothing about ten
+
+
+def official(values, **more):
+    n = len(values)
+    table = pd.DataFrame({"image_id": [f"i{i}" for i in range(n)], "patient": [f"p{i}" for i in range(n)]})
+    return table.assign(label="a", official=values, **more)
+
+
+def test_an_official_split_holds_in_every_fold():
+    table = official(["train", "val", "test"] * 10)
+    for fold in range(5):
+        assert (splits.split(table, fold) == table["official"]).all()
+
+
+def test_val_goes_round_among_the_rest_where_the_authors_fixed_test_only():
+    table = official(["train"] * 40 + ["test"] * 10)
+    found = np.stack([splits.split(table, fold) for fold in range(5)])
+    assert (found[:, 40:] == "test").all()
+    assert ((found[:, :40] == "val").sum(0) == 1).all() and not (found[:, :40] == "test").any()
+
+
+def test_test_goes_round_among_the_rest_where_the_authors_fixed_val_only():
+    table = official([""] * 40 + ["val"] * 10)
+    found = np.stack([splits.split(table, fold) for fold in range(5)])
+    assert (found[:, 40:] == "val").all()
+    assert ((found[:, :40] == "test").sum(0) == 1).all() and not (found[:, :40] == "val").any()
+
+
+def test_an_official_split_cannot_tear_a_group_apart():
+    table = official(["train", "test", "train", "val", "val", "test", "train"], group=list("aabbccd"))
+    table["split"] = splits.split(table)
+    assert table["split"].tolist() == ["", "test", "", "val", "", "test", "train"]
+    splits.assert_disjoint(table)
+
+
+def test_official_folds_cannot_tear_a_patient_apart():
+    table = official([""] * 5).assign(patient=list("aabcd"), official_fold=range(5))
+    assert splits.split(table, 0).tolist() == ["test", "", "train", "train", "train"]
+    assert splits.split(table, 1).tolist() == ["", "test", "val", "train", "train"]
+    assert splits.split(table, 4).tolist() == ["val", "", "train", "train", "test"]
+
+
+def test_an_odd_official_split_is_a_sentence():
+    with pytest.raises(ValueError, match="official is 'dev' for an image; it is one of train, val, test"):
+        splits.parts(official(["train", "dev"]))
+
+
+def images_of(table, name="some"):
+    from mednb.datasets import Images
+
+    none = np.zeros((len(table), 16, 16), np.uint8)
+    about = {"card": None, "size": 16, "fingerprint": "f", "split_hash": splits.split_hash(table)}
+    return Images(name=name, table=table, stored_pixels=none, stored_masks=None, **about)
+
+
+@pytest.fixture
+def images():
+    table = people().assign(fold=2)
+    table["split"] = splits.split(table, 2)
+    return images_of(table)
+
+
+def test_images_with_a_leak_cannot_be_made(images):
+    shuffled = images.table["split"].sample(frac=1, random_state=0, ignore_index=True)
+    with pytest.raises(ValueError, match="Patients on both sides of a split"):
+        images_of(images.table.assign(split=shuffled))
+
+
+def test_images_that_a_group_forbids_are_listed(images):
+    table = images.table.copy()
+    table.loc[:2, "split"] = splits.LEFT_OUT
+    kept = splits.usable(images_of(table))
+    assert len(kept) == len(images) - 3 and set(kept.table["split"]) == set(splits.NAMES)
+    assert kept.left_out["image_id"].tolist() == table["image_id"][:3].tolist()
+    assert splits.usable(kept) is kept
+
+
+def test_a_split_that_was_written_is_read_back(images, tmp_path):
+    splits.write(images, tmp_path / "splits.csv")
+    other = images_of(images.table.assign(split=splits.split(images.table, 4), fold=4))
+    again = splits.apply(other, tmp_path / "splits.csv")
+    assert (again.table["split"] == images.table["split"]).all() and set(again.table["fold"]) == {2}
+    assert again.split_hash == images.split_hash != other.split_hash
+    foreign = pd.read_csv(tmp_path / "splits.csv")[["split", "image_id"]].sample(frac=1, random_state=0)
+    foreign.to_csv(tmp_path / "foreign.csv", index=False)
+    assert splits.apply(other, tmp_path / "foreign.csv").split_hash == images.split_hash
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda t: t.drop(index=3), "has no row for: p1/"),
+        (lambda t: pd.concat([t, t.iloc[[3, 4]]]), "gives twice: p1/"),
+        (lambda t: t.assign(image_id=t["image_id"].replace("p0/0", "p0/99")), "does not hold here: p0/99"),
+        (lambda t: t.assign(split=t["split"].replace("val", "valid")), "has a split other than train, val, test for: "),
+        (lambda t: t.drop(columns="split"), "has no column split; it has image_id, patient, label, fold"),
+        (lambda t: t.assign(split=t["split"].to_numpy()[::-1]), "Patients on both sides of a split"),
+    ],
+)
+def test_a_bad_file_of_splits_is_a_sentence_that_names_it(images, tmp_path, spoil, sentence):
+    splits.write(images, tmp_path / "splits.csv")
+    spoil(pd.read_csv(tmp_path / "splits.csv")).to_csv(tmp_path / "splits.csv", index=False)
+    with pytest.raises(ValueError, match=sentence) as error:
+        splits.apply(images, tmp_path / "splits.csv")
+    assert str(error.value).startswith(str(tmp_path / "splits.csv"))
+
+
+def test_a_file_of_splits_that_is_no_table_is_a_sentence(images, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file of splits"):
+        splits.apply(images, tmp_path / "splits.csv")
+    for content in (b"", b"\xff\xfe\x00image_id"):
+        (tmp_path / "splits.csv").write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a table"):
+            splits.apply(images, tmp_path / "splits.csv")
+
+
 def test_the_hash_knows_the_splits_and_not_the_order():
     table = people()
     table["split"] = splits.split(table)

@@ -194,20 +194,19 @@ def weights(table: pd.DataFrame, balance: str) -> np.ndarray:
 def epoch_order(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
     """The rows of one epoch, (N,) int: each as often as its weight says, in random order.
 
-    weights: (N,) of any positive scale. With equal weights, a permutation. Else drawn systematically: with the weights
-    laid end to end on a line of length N, one row is taken at every step of length 1, so that a row of weight w comes
-    floor(w) or ceil(w) times in an epoch. Where the steps begin moves by the golden ratio from epoch to epoch, which
-    spreads them as evenly as can be (Weyl), so that over epochs a row comes w times on average and few wait long.
+    weights: (N,) of any positive scale. With equal weights, a permutation. Else drawn systematically (Madow 1949): the
+    weights, scaled to mean 1, lie end to end on a line in random order, and at every step of length 1 the row that lies
+    there is taken; so a row of weight w comes floor(w) or ceil(w) times in an epoch, and w times on average.
     """
     weights = np.asarray(weights, float)
     n = len(weights)
-    order = np.random.default_rng((seed, epoch)).permutation(n)
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(n)
     if n == 0 or np.all(weights == weights[0]):
         return order
     if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError("a weight is negative or no number; weights are shares of an epoch, 0 or more.")
-    line = np.random.default_rng((seed, n)).permutation(n)  # neighbours on the line are drawn at other epochs
+    line = generator.permutation(n)
     ends = np.cumsum(weights[line]) * (n / weights.sum())
-    begin = (np.random.default_rng(seed).random() + epoch * (5**0.5 - 1) / 2) % 1
-    rows = np.minimum(np.searchsorted(ends, begin + np.arange(n), side="right"), n - 1)
-    return line[rows][order]
+    taken = np.searchsorted(ends, generator.random() + np.arange(n), side="right")
+    return line[np.minimum(taken, n - 1)][order]

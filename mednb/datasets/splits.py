@@ -51,7 +51,7 @@ def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
     official = table["official"].fillna("").to_numpy(str)
     odd = sorted(set(official) - {*NAMES, ""})
     if odd:
-        raise ValueError(f"official is {odd[0]!r} for an image; it is one of {', '.join(NAMES)}, or empty.")
+        raise ValueError(f"official is '{odd[0]}' for an image; it is one of {', '.join(NAMES)}, or empty.")
     found = np.select([official == "test", official == "val"], [FIXED["test"], FIXED["val"]], FIXED["train"])
     if not {"val", "test"} <= set(official):  # what the authors did not fix goes round among the rest
         rest = found == FIXED["train"]
