@@ -55,7 +55,7 @@ NEEDED = (
 )
 """The elements that are read: none of them names a person, a date or a place."""
 
-PERSON = re.compile("Name|ID$|IDs|Birth|Date|Time|Address|Telephone|Accession|Institution|Station|Comments|History")
+PERSON = re.compile("Name|PatientID|Birth|Date|Time|Address|Telephone|Accession|Institution|Station|Comments|History")
 """In the keywords of elements that may name a person, a place or a day."""
 
 QUIET = threading.RLock()  # the filters of warnings belong to the whole process

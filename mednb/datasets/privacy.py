@@ -55,7 +55,7 @@ def kept_salt() -> str:
 
 
 def patient(archive: Archive, file: str) -> str:
-    """The hash of the patient whose id stands in a DICOM file; ValueError that names the file when none stands there."""
+    """The hash of the patient's id in a DICOM file; ValueError that names the file when none stands there."""
     with pixels.named(archive.where(file)):
         return hashed(identity(archive.read(file))["PatientID"])
 

@@ -47,7 +47,7 @@ def resized(
     if around not in (None, "lesion"):
         raise ValueError(f"around is {around!r}; choose 'lesion' or None")
     height, width = mask.shape
-    facts = {"width": width, "height": height, "lesion_area": np.count_nonzero(mask) / mask.size}
+    facts = {"width": width, "height": height, "lesion_area": float(np.count_nonzero(mask) / mask.size)}
     box = (0, 0, width, height)
     if around:
         box = lesion_box(mask) if mask.any() else drawn_box(image, name, shares)
@@ -59,7 +59,7 @@ def resized(
     if how != "stretch":
         image, mask = squared(image), squared(mask)
     small, small_mask = smaller(image, size), smaller_mask(mask, size)
-    return small, small_mask, facts | {"lesion_pixels": np.count_nonzero(small_mask)}
+    return small, small_mask, facts | {"lesion_pixels": int(np.count_nonzero(small_mask))}
 
 
 def smaller(image: np.ndarray, size: int) -> np.ndarray:
