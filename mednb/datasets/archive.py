@@ -8,10 +8,11 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pandas as pd
 
@@ -139,6 +140,17 @@ class Archive:
             raise ValueError(f"{where} cannot be unpacked: {error}") from error
 
     @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """One file, to read parts of it: the head of a DICOM file, or one image of the many in a file of numbers."""
+        entry, where = self.entry(name), self.where(name)
+        if isinstance(entry, zipfile.ZipInfo):
+            with self.zip().open(entry) as file:
+                yield file
+        else:
+            with open(self.inside(where) if entry else where, "rb") as file:  # noqa: PTH123
+                yield file
+
+    @contextmanager
     def on_disk(self, *names: str) -> Iterator[Path]:
         """The path of the first of these files, with the others beside it: for libraries that want a real file."""
         if not self.zipped:
@@ -188,6 +200,27 @@ class Archive:
             if (twice := table[key].duplicated()).any():
                 raise ValueError(f"{self.where(name)} has two rows of {key} {table[key][twice].iloc[0]}")
         return table
+
+    def exactly(self, files: Iterable[str], pattern: str, table: str) -> None:
+        """That the files which fit a pattern are those that a table names.
+
+        Raises FileNotFoundError that names a file that is missing, ValueError one that the table does not name.
+        """
+        for name in (named := dict.fromkeys(files)):
+            self.entry(name)
+        for match in self.matching(pattern):
+            if match[0] not in named:
+                raise ValueError(f"{self.where(match[0])} is there, but {table} does not name it")
+
+    def one_of(self, name: str, values: pd.Series, allowed: Iterable[str]) -> pd.Series:
+        """A column of a table in small letters; ValueError names the value that is not among the allowed ones."""
+        found = values.astype(str).str.strip().str.lower()
+        if (wrong := ~found.isin(list(allowed))).any():
+            row, said = wrong.argmax(), ", ".join(allowed)
+            raise ValueError(
+                f"{self.where(name)} has {values.name} {values.iloc[row]!r} in row {row + 1}; {said} are known"
+            )
+        return found
 
     def stamp(self) -> str:
         """16 hexadecimal digits that change when a file is added, removed or written anew.

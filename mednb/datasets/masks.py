@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from mednb.datasets import pixels
 
@@ -20,8 +21,9 @@ def of(archive: Archive, row: tuple, shape: tuple[int, int]) -> np.ndarray:
     archive: where the mask files lie.
     row: a row of an index, with `image_id` and `masks`, a list of
         "x.png": a file of the image's size; lesion is what is brighter than half of its maximum, whichever colour;
-        {"file": "x.png", "values": [1, 2], "frame": 3}: the pixels with these values are lesion; "values" and "frame"
-            may be missing;
+        {"file": "x.png", "values": [1, 2], "frame": 3, "fill": True}: the pixels with these values are lesion, and what
+            they enclose, for files that hold an outline; all but "file" may be missing; with "stretch": True a file of
+            another size is fitted to the image;
         {"circle": [x, y, radius]}, {"box": [x0, y0, x1, y1]}, {"ellipse": [x, y, rx, ry, degrees]} (clockwise) or
             {"polygon": [[x, y], ...]}: in pixels from the top left corner of the picture, x to the right and y
             downwards, so that the first pixel's centre is at (0.5, 0.5). With "of": [width, height] they refer to a
@@ -46,13 +48,18 @@ def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:
     part = pixels.read(archive, mask["file"], mask.get("frame"), colours=values is None).values
     if part.ndim == 3:
         part = part.max(axis=2)
+    if mask.get("stretch"):
+        rows, columns = (np.arange(n) * length // n for n, length in zip(shape, part.shape, strict=True))
+        part = part[np.ix_(rows, columns)]
     if part.shape != shape:
         (height, width), (h, w) = part.shape, shape
         raise ValueError(f"{archive.where(mask['file'])} is {width} x {height} pixels, but its image is {w} x {h}")
     if values is not None:
-        return np.isin(part, values)
-    # Whether lesion is written as 255 or as 1. Half of an integer is cut off: comparing integers is much faster.
-    return part > (part.max() // 2 if part.dtype.kind in "ui" else part.max() / 2)
+        lesion = np.isin(part, values)
+    else:
+        # Whether lesion is written as 255 or as 1. Half of an integer is cut off: comparing integers is much faster.
+        lesion = part > (part.max() // 2 if part.dtype.kind in "ui" else part.max() / 2)
+    return ndimage.binary_fill_holes(lesion) if mask.get("fill") else lesion
 
 
 def drawn(mask: dict, shape: tuple[int, int], where: str) -> np.ndarray:
