@@ -57,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("list", "card", "check", "get"))
     data.add_argument("name", nargs="?", help="a dataset, as `mednb data list` names it")
     data.add_argument("--data", metavar="DIR", help="folder of the datasets (default: $MEDNB_DATA, else data/)")
+    data.add_argument("--size", metavar="N", type=int, default=128, help="which of several sizes to get (default: 128)")
     data.set_defaults(do=show_data, parser=data)
     return top
 
@@ -98,14 +99,16 @@ def show_data(asked: argparse.Namespace) -> int | None:
     from mednb import datasets
 
     if asked.what == "list":
-        return print(datasets.describe_all())
+        return print(datasets.describe_all(asked.data))
     if asked.name is None:
         asked.parser.error(f"which one? there is {', '.join(datasets.DATASETS)}")
     if asked.what == "check":
         text, ok = datasets.check(asked.name, asked.data)
         print(text)
         return 0 if ok else 1
-    return print(datasets.card_text(asked.name) if asked.what == "card" else datasets.named(asked.name).CARD.how_to_get)
+    if asked.what == "get":
+        return print(datasets.get(asked.name, asked.data, asked.size))
+    return print(datasets.card_text(asked.name))
 
 
 if __name__ == "__main__":

@@ -2,69 +2,171 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 
-from mednb.datasets import duplicates, splits, store
+from mednb.datasets import decode, duplicates, splits
+from mednb.datasets.archive import Archive
+from mednb.datasets.card import Card
+from mednb.datasets.located import located
+from mednb.machine import usable_cores
 
 SHOWN = 10  # of each kind of finding; the rest is counted
+FOLDS = 5
 
 
 def report(module: ModuleType, root: Path) -> tuple[str, bool]:
     """Read every file of a dataset, write nothing, and say what was found.
 
-    Returns the report and whether all is well: every file can be read, every mask has its image's size, and the counts
-    are those of the complete download. Near-duplicates with contradictory labels are reported, but they are the
-    dataset's, not the download's, so all can be well in spite of them.
+    Returns the report and whether all is well: every file can be read, every mask has its image's size, the counts of
+    images, patients and masks are those of the complete download, and no patient or near-duplicate is in two splits.
+    What is odd with the dataset itself is reported (contradictory labels, words burnt into pixels, images that the
+    authors' own split leaks), but all can be well in spite of it.
     """
     card = module.CARD
     if card.folder is None:
         return f"{card.name}: drawn from a seed when asked for; there are no files to check.", True
     try:
-        archive = store.located(root, card, module)
-        index = module.index(archive)
+        archive = located(root, card, module)
+        index = decode.indexed(module, archive, stride=1)
     except (OSError, ValueError) as error:
         return str(error), False
-
-    thumbnails, read, wrong = [], [], []
-    for row in index.itertuples():
+    facts, thumbnails = looked_at(module, archive, index)
+    read = facts["why"].isna().to_numpy()
+    wrong = facts["why"][~read].tolist() + miscounted(card, index)
+    table = pd.concat([index, facts], axis=1)[read].reset_index(drop=True)
+    lines = [f"{card.name} in {archive.where()}", *counted(card, index), *measured(table)]
+    if len(table):
+        lines += grouped(card, table, thumbnails[read])
         try:
-            image, _ = store.read(archive, row)
-        except (OSError, ValueError) as error:
+            lines += split(table)
+        except ValueError as error:
             wrong.append(str(error))
-        else:
-            thumbnails.append(duplicates.thumbnail(image))
-            read.append(row.Index)
-    counts = index["label"].value_counts()
-    for label in card.classes:
-        if counts.get(label, 0) != card.counts[label]:
-            wrong.append(f"{label}: {counts.get(label, 0)} images, the complete download has {card.counts[label]}.")
-
-    lines = [f"{card.name} in {archive.where()}", f"  {len(index):,} images, {sum(map(len, index['masks'])):,} masks"]
-    lines += [f"  {label}: {counts.get(label, 0):,}" for label in card.classes]
-    table = index.loc[read].reset_index(drop=True)
-    if "patient" not in table and len(table):
-        first = duplicates.groups(np.stack(thumbnails))
-        table["patient"] = [Path(table["image_id"][row]).stem for row in first]
-        groups = table.groupby("patient")
-        several = groups.size()[groups.size() > 1]
-        lines.append(
-            f"  no patient ids: {groups.ngroups:,} groups of near-duplicates stand in for patients, "
-            f"{len(several):,} of them hold {several.sum():,} images"
-        )
-        contradictory = [members for _, members in groups if members["label"].nunique() > 1]
-        lines.append(f"  {len(contradictory)} groups carry contradictory labels")
-        lines += [f"    {', '.join(Path(file).stem for file in members['image_id'])}" for members in contradictory]
-    try:
-        table["split"] = splits.split(table)
-        splits.assert_disjoint(table)
-        lines.append("  no patient is in two splits")
-    except ValueError as error:
-        wrong.append(str(error))
-    lines += [f"  WRONG  {sentence}" for sentence in wrong[:SHOWN]]
+    lines.append(f"licence: {card.licence}")
+    lines += [f"WRONG  {sentence}" for sentence in wrong[:SHOWN]]
     if len(wrong) > SHOWN:
-        lines.append(f"  WRONG  and {len(wrong) - SHOWN} more")
-    lines.append("  all is well" if not wrong else f"  {len(wrong)} things are wrong")
-    return "\n".join(lines), not wrong
+        lines.append(f"WRONG  and {len(wrong) - SHOWN} more")
+    lines.append(
+        "all is well" if not wrong else f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong"
+    )
+    return "\n  ".join(lines), not wrong
+
+
+def looked_at(module: ModuleType, archive: Archive, index: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
+    """What every file tells, a row per image with `why` where it cannot be read, and the thumbnails (N, 48, 48)."""
+    from tqdm import tqdm
+
+    settings = decode.Settings()
+    thumbnails = np.zeros((len(index), duplicates.SIDE, duplicates.SIDE), np.uint8)
+
+    def look(row: tuple) -> dict:
+        try:
+            _, _, thumbnails[row.Index], facts = decode.read(module, archive, row, settings)
+        except (OSError, ValueError) as error:
+            return {"why": str(error)}
+        return {name: value for name, value in facts.items() if name not in index}
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        each = decode.in_order(pool, look, index.itertuples())
+        facts = list(tqdm(each, f"reading {len(index):,} images", len(index), delay=2, disable=None))
+    columns = {"why": None, "width": np.nan, "height": np.nan, "lesion_area": np.nan}
+    facts = pd.DataFrame(facts, index=index.index)
+    return facts.assign(**{name: value for name, value in columns.items() if name not in facts}), thumbnails
+
+
+def miscounted(card: Card, index: pd.DataFrame) -> list[str]:
+    """Where the files are not those of the complete download."""
+    counts, wrong = index["label"].value_counts(), []
+    for label, complete in card.counts.items():
+        if counts.get(label, 0) != complete:
+            wrong.append(f"{label}: {counts.get(label, 0):,} images; the complete download has {complete:,}.")
+    patients = index["patient"].nunique() if "patient" in index else None
+    for what, here, complete in (
+        ("patients", patients, card.n_patients),
+        ("masks", index["masks"].map(len).sum(), card.n_masks),
+    ):
+        if None not in (here, complete) and here != complete:
+            wrong.append(f"{here:,} {what}; the complete download has {complete:,}.")
+    return wrong
+
+
+def counted(card: Card, index: pd.DataFrame) -> list[str]:
+    """Images, patients, masks and classes."""
+    patients = f"{index['patient'].nunique():,} patients" if "patient" in index else "no patient ids"
+    masked = index["masks"].map(len)
+    masks = f"{masked.sum():,} masks" + (f" ({(masked == 0).sum():,} images have none)" if masked.any() else "")
+    labels = index["label"].value_counts()
+    each = [f"  {label}: {labels.get(label, 0):,}" for label in card.classes]
+    return [f"{len(index):,} images, {patients}, {masks}", *each]
+
+
+def measured(table: pd.DataFrame) -> list[str]:
+    """Sizes of the pictures, empty masks, words burnt into the pixels."""
+    if not len(table):
+        return ["no image can be read"]
+    width, height = table["width"].astype(int), table["height"].astype(int)
+    sizes = len(set(zip(width, height, strict=True)))
+    lines = [f"pictures of {width.min()} to {width.max()} x {height.min()} to {height.max()} pixels, {sizes:,} sizes"]
+    empty = (table["masks"].map(len) > 0) & (table["lesion_area"] == 0)
+    if empty.any():
+        labels = ", ".join(f"{n:,} {label}" for label, n in table["label"][empty].value_counts().items())
+        lines.append(f"{empty.sum():,} images have a mask that is empty ({labels})")
+    burnt = table["burned_in"].fillna(False).astype(bool) if "burned_in" in table else pd.Series(False, table.index)
+    if burnt.any():
+        lines.append(f"{burnt.sum():,} files say that words are burnt into their pixels: they may name the patient")
+    return lines
+
+
+def grouped(card: Card, table: pd.DataFrame, thumbnails: np.ndarray) -> list[str]:
+    """Which images look the same; adds the columns patient (where nobody knows it) and group to the table."""
+    first = duplicates.groups(thumbnails, card.alike)
+    known = "patient" in table
+    if not known:
+        table["patient"] = decode.stand_ins(table, first)
+    table["patient"] = table["patient"].astype(str)
+    table["group"] = splits.together(table["patient"].to_numpy(), first)
+    several = pd.Series(first).value_counts().loc[lambda size: size > 1]
+    alike = f"(correlation above {card.alike})"
+    lines = [f"{several.sum():,} images are in {len(several):,} groups of near-duplicates {alike}"]
+    tied = table.groupby("group")["patient"].nunique().loc[lambda patients: patients > 1]
+    if not known:
+        lines.append(f"{table['patient'].nunique():,} groups stand in for patients")
+    elif len(tied):
+        lines.append(f"{tied.sum():,} patients have an image that looks like another patient's: they stay together")
+    members = table.groupby(first)
+    contradictory = [rows for _, rows in members if len(set(rows["label"])) > 1]
+    if contradictory:
+        lines.append(f"{len(contradictory)} groups of near-duplicates carry contradictory labels")
+        lines += [f"  {', '.join(map(shown, rows['image_id'][:SHOWN]))}" for rows in contradictory[:SHOWN]]
+    return lines
+
+
+def shown(image_id: str) -> str:
+    """The last part of a name, which is enough to find the image."""
+    return image_id.rpartition("/")[2]
+
+
+def split(table: pd.DataFrame) -> list[str]:
+    """Who would be on both sides, in all folds, by our splits and if images were shuffled; ValueError for a leak."""
+    parts, generator = splits.parts(table, FOLDS), np.random.default_rng(0)
+    fixed = (parts < 0).any() or "official_fold" in table
+    how = "by the authors' split" if fixed else f"in the {FOLDS} folds"
+    leaks, shuffled, left_out = [], [], []
+    for fold in range(FOLDS):
+        names = splits.of_fold(parts, fold, FOLDS, splits.grouped(table))
+        splits.assert_disjoint(table.assign(split=names))
+        leaks.append(splits.given_away(table, names))
+        shuffled.append(splits.given_away(table, generator.permutation(names)))
+        left_out.append((names == splits.LEFT_OUT).sum())
+    lines = [
+        f"{max(leaks):.1%} of the test images have their patient or a near-duplicate in train {how}; "
+        f"{np.mean(shuffled):.1%} had they been shuffled"
+    ]
+    if any(left_out):
+        why = "the authors' split has their patient, or a near-duplicate, in val or test"
+        lines.append(f"{max(left_out):,} images are left out of training: {why}")
+    return lines

@@ -152,6 +152,16 @@ def assert_disjoint(table: pd.DataFrame) -> None:
             raise ValueError(f"{what} on both sides of a split: {some}{more}.")
 
 
+def given_away(table: pd.DataFrame, names: np.ndarray) -> float:
+    """The share of the test images whose patient, or a near-duplicate of them, is in train under the splits `names`.
+
+    0 for a split that `assert_disjoint` lets pass. For a shuffled one it says how many answers training gives away.
+    """
+    groups = grouped(table)
+    tested = groups[names == "test"]
+    return float(tested.isin(groups[names == "train"]).mean()) if len(tested) else 0.0
+
+
 def split_hash(table: pd.DataFrame) -> str:
     """16 hexadecimal digits that change when any image moves to another split."""
     rows = sorted(zip(table["image_id"], table["split"], strict=True))
