@@ -222,7 +222,7 @@ def test_a_check_lists_all_that_is_wrong_and_the_missing_rest(fake):
     told, well = datasets.check("busi", fake)
     assert not well and not cached(fake)
     assert "benign (1).png cannot be read" in told and "benign (2).png cannot be read" in told
-    assert "malignant: 8 images, the complete download has 210" in told
+    assert "malignant: 8 images; the complete download has 210" in told
     assert "no patient is in two splits" in told
 
 
@@ -253,4 +253,4 @@ def test_the_real_near_duplicates_are_found_and_stay_together(data_root):
 def test_the_real_images_pass_their_check(data_root):
     told, well = datasets.check("busi", data_root)
     assert well, told
-    assert "8 groups carry contradictory labels" in told
+    assert "8 groups of near-duplicates carry contradictory labels" in told

@@ -4,8 +4,8 @@
     >>> images = datasets.load("phantoms", size=64, limit=200)
     >>> images.where(split="train").few(0.25, seed=0)
 
-A dataset is a module with a `CARD`. One that lies in files says how its folder is known (`LOOKS_LIKE`) and which file is
-which (`index`), as `sources/busi.py` does, and leaves the rest to `store`.
+A dataset is a module with a `CARD`. One that lies in files says how its folder is known (`LOOKS_LIKE`) and which file
+is which (`index`), as `sources/busi.py` does, and leaves the rest to `decode`.
 """
 
 from __future__ import annotations
@@ -15,53 +15,98 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from mednb.datasets import phantoms, splits, store
+import numpy as np
+
+from mednb.datasets import decode, phantoms, splits, store
 from mednb.datasets.card import Card
 from mednb.datasets.images import Images
+from mednb.datasets.located import located
+from mednb.datasets.mixes import mix
 from mednb.datasets.sources import SOURCES
 
-__all__ = ["DATASETS", "Card", "Images", "card_text", "check", "describe_all", "load", "named"]
+__all__ = ["DATASETS", "Card", "Images", "card_text", "check", "describe_all", "load", "mix", "named"]
 
-DATASETS: dict[str, ModuleType] = {"phantoms": phantoms, **SOURCES}
+DATASETS: dict[str, ModuleType] = {
+    "phantoms": phantoms.ultrasound,
+    "phantoms_mammography": phantoms.mammography,
+    "phantoms_ct": phantoms.ct,
+    **SOURCES,
+}
 
 
-def load(name: str, root: str | Path | None = None, size: int = 128, fold: int = 0, limit: int | None = None) -> Images:
+def load(
+    name: str,
+    root: str | Path | None = None,
+    size: int = 128,
+    fold: int = 0,
+    limit: int | None = None,
+    *,
+    resize: str = "stretch",
+    around: str | None = None,
+    window: str | tuple[float, float] | None = None,
+    bits: int = 8,
+    channels: int = 1,
+    stride: int = 1,
+    broken: str = "raise",
+    curate: bool = False,
+) -> Images:
     """The images of a dataset as size x size pixels, with their masks, patients and splits.
 
-    name: one of `DATASETS`.
+    name: one of `DATASETS`, or several as a mix, "busi+busbra" (see `mix`).
     root: the data root, which holds one folder per dataset; None: $MEDNB_DATA, else "data". Phantoms need none.
     size: pixels of a side. Decoded and resized once per size, then kept in $MEDNB_CACHE or the platform's cache.
-    fold: 0 to 4, which fifth of the patients is the test split; the next fifth is val, the other three are train.
+    fold: 0 to 4, which fifth of the patients is the test split; the next fifth is val, the other three are train. Where
+        the authors have split their dataset, their split is kept.
     limit: at most about this many images, whole patients, each of them in the split that they have without a limit.
         For phantoms: how many are drawn (None: 2,000). None: all.
+    resize: "stretch" fills the square; "pad" keeps the aspect, with black at the sides; "crop_to_body" cuts the black
+        background off first.
+    around: "lesion" crops a square around the lesion, and for images without one a square as large; None: the whole.
+    window: which values are black and white: a name such as "lung" or "brain", or two numbers; None: what the dataset's
+        card says, else the file.
+    bits: 8 or 16 bits a pixel.
+    channels: 1 for grey, 3 for red, green and blue.
+    stride: of videos and volumes, every how many-th frame is taken.
+    broken: what happens when a file cannot be read: "raise" an error, or put it in "quarantine": the image is left out
+        and listed in `images.quarantine`.
+    curate: whether a training image is left out that looks the same as one before it (see `duplicates.curated`): for
+        pretraining. Val and test stay whole.
     Raises ValueError or FileNotFoundError, one sentence that names the parameter or the file; then nothing is cached.
     """
-    module = named(name)
-    if not (isinstance(size, int) and size >= 16):
-        raise ValueError(f"size is {size!r}; it is the side of the images in pixels, a whole number from 16.")
-    if not (limit is None or (isinstance(limit, int) and limit > 0)):
+    settings = decode.Settings(size, resize, around, window, bits, channels, stride, broken)
+    if isinstance(limit, bool) or not (limit is None or (isinstance(limit, (int, np.integer)) and limit > 0)):
         raise ValueError(f"limit is {limit!r}; it is a number of images, 1 or more, or None for all.")
-    drawn = module.CARD.folder is None  # then the limit is how many
-    if drawn:
-        found = module.stored(size, limit)
+    if isinstance(fold, bool) or not (isinstance(fold, (int, np.integer)) and 0 <= fold < store.FOLDS):
+        raise ValueError(f"fold is {fold!r}; it is one of 0 to {store.FOLDS - 1}.")
+    if "+" in str(name):
+        return mix(name, root, fold=fold, limit=limit, curate=curate, **vars(settings))
+    module = named(name)
+    if module.CARD.folder is None:  # drawn, and the limit is how many
+        if (bits, channels, around, window) != (8, 1, None, None):
+            raise ValueError(f"{name} are drawn whole in 8 bits; leave out bits, channels, around and window.")
+        found = module.stored(settings.size, limit)
     else:
-        found = store.from_archive(module, store.located(data_root(root), module.CARD, module), size)
+        found = decode.from_archive(module, located(data_root(root), module.CARD, module), settings)
     table = found.table
-    table["split"], table["fold"] = splits.of_fold(table.pop("part").to_numpy(), fold), fold
-    splits.assert_disjoint(table)
-    always = ["image_id", "patient", "label", "split", "fold", "modality", "source"]
+    table.insert(3, "split", store.names(found.splits[fold]))
+    table.insert(4, "fold", fold)
     images = Images(
         name=name,
         card=module.CARD,
-        size=size,
-        table=table[always + [column for column in table if column not in always]],
+        size=settings.size,
+        table=table,
         fingerprint=found.fingerprint,
-        split_hash=splits.split_hash(table),
+        split_hash=found.split_hashes[fold],
         stored_pixels=found.pixels,
         stored_masks=found.masks,
+        quarantine=found.quarantine,
     )
+    images = splits.usable(images)
+    if curate and "near_duplicate" in images.table:
+        dropped = images.table["near_duplicate"] & (images.table["split"] == "train")
+        images = images.take(np.flatnonzero(~dropped))
     if limit is not None and limit < len(images):
-        images = images.take(splits.at_most(table, limit))
+        images = images.take(splits.at_most(images.table, limit))
     return images
 
 
@@ -79,19 +124,37 @@ def named(name: str) -> ModuleType:
     return DATASETS[name]
 
 
-def describe_all() -> str:
-    """One line per dataset: name, images, classes, modality and title."""
+def describe_all(root: str | Path | None = None) -> str:
+    """One line per dataset: name, whether its files are under the data root, images, classes and title."""
     lines = []
     for name, module in DATASETS.items():
         card = module.CARD
-        images = f"{sum(card.counts.values()):>6,} images"
-        lines.append(f"{name:<10}{images}   {', '.join(card.classes)}   {card.title}")
+        there = "drawn" if card.folder is None else "there" if is_there(name, root) else "-"
+        images = f"{sum(card.counts.values()):,} images" if card.counts else ""
+        classes = ", ".join(card.classes[:4]) + (", ..." if len(card.classes) > 4 else "")
+        lines.append(f"{name:<20} {there:<6} {images:>15}   {card.modality}: {classes}   {card.title}")
     return "\n".join(lines)
 
 
+def is_there(name: str, root: str | Path | None = None) -> bool:
+    """Whether the files of a dataset are under the data root."""
+    try:
+        return bool(located(data_root(root), named(name).CARD, named(name)))
+    except (OSError, ValueError):
+        return False
+
+
 def card_text(name: str) -> str:
-    """The dataset's card as text."""
-    return str(named(name).CARD)
+    """The dataset's card as text; of a mix ("busi+busbra"), the cards of its members."""
+    return "\n\n".join(str(named(each).CARD) for each in name.split("+"))
+
+
+def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
+    """Download a dataset where its source allows that; otherwise, what to download by hand and where to put it."""
+    module, root = named(name), data_root(root)
+    if hasattr(module, "get"):
+        return f"{name} is in {module.get(root, size)}"
+    return module.CARD.how_to_get.replace("<root>", str(root))
 
 
 def check(name: str, root: str | Path | None = None) -> tuple[str, bool]:

@@ -33,6 +33,7 @@ class Images:
     rows: np.ndarray | None = None  # rows of the store that this subset holds; None: all of them
     members: dict[str, str] | None = None  # of a mix: the split_hash of each dataset in it
     left_out: pd.DataFrame | None = None  # images that no split may have: image_id, patient, label, why
+    quarantine: pd.DataFrame | None = None  # images that could not be read: image_id, why
 
     def __post_init__(self) -> None:
         splits.assert_disjoint(self.table)  # whatever is trained or tested on takes Images, so a leak goes nowhere

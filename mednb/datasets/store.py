@@ -1,37 +1,55 @@
-"""The pixel store: every image decoded and resized once, then memory-mapped for ever after."""
+"""The pixel store: every image decoded and resized once, then memory-mapped for ever after.
+
+A store is a folder of the cache, whose name follows from the files, the settings and the version it is made from:
+
+    pixels.npy       (N, size, size) or (N, 3, size, size), uint8 or uint16
+    masks.npy        (N, size, size) bool; missing when there are none
+    thumbnails.npy   (N, 48, 48) uint8, by which near-duplicates are found; missing for what is drawn
+    splits.npy       (5, N) int8, the split of each image in each fold
+    table.parquet    one row per image
+    quarantine.csv   what could not be read, and why
+    contents.sha256  the files that were read, as `sha256sum -c` takes them
+    about.json       the fingerprint, and the hash of the split of each fold
+
+It is made in a folder beside, which is renamed when it is whole. `decode.py` makes those of datasets that lie in files.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from types import ModuleType
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mednb.datasets import duplicates, splits
-from mednb.datasets.archive import Archive
-from mednb.datasets.card import Card
+from mednb.datasets import splits
 from mednb.files import write_json
 
-VERSION = 3  # part of every key: raise it when the same files would be stored differently
+VERSION = 4  # part of every key: raise it when the same files would be stored differently
+FOLDS = 5
+SPLITS = [*splits.NAMES, splits.LEFT_OUT]  # the numbers in splits.npy are positions here
 
 
 @dataclass(frozen=True)
 class Store:
-    """What lies in one folder of the cache. `masks` is None when the source has none."""
+    """What lies in one folder of the cache; the arrays are memory maps."""
 
     table: pd.DataFrame
-    pixels: np.ndarray  # (N, H, W) uint8, memory map
-    masks: np.ndarray | None  # (N, H, W) bool, memory map
+    pixels: np.ndarray
+    masks: np.ndarray | None
+    thumbnails: np.ndarray | None
+    splits: np.ndarray
+    split_hashes: list[str]
     fingerprint: str
+    quarantine: pd.DataFrame
 
 
 def cache() -> Path:
@@ -46,34 +64,147 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def stored(name: str, size: int, key: str, build: Callable[[Path], None]) -> Store:
-    """Open the store with this key; when there is none, `build(folder)` makes one first.
+def stored(name: str, size: int, key: str, build: Callable[[Path], None], part: str | None = None) -> Store:
+    """Open the store with this key; when there is none, or it is damaged, `build(folder)` makes one first.
 
-    It is built in a folder beside and renamed when it is whole, under a lock: when `build` raises, or the process dies,
-    nothing is cached, and a second process waits for the first one instead of building again.
+    Under a lock, so that a second process waits for the first one instead of building too. When `build` raises, nothing
+    is left. When the process is killed, `build` gets the same folder again next time, unless the key has changed.
+
+    part: names the folder of what is not finished; None: the key. Files that have changed have another key, but the
+        same part, so that nothing is left of what was made of the old ones.
     """
     from filelock import FileLock
 
     folder = cache() / f"{name}-{size}-{key}"
-    if not folder.is_dir():
+    found = opened(folder)
+    if found is not None:
+        return found
+    aside = cache() / f".{name}-{size}-{part or key}.part"
+    lock = FileLock(aside.with_suffix(".lock"))
+    with writable():
         cache().mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
-            if not folder.is_dir():
-                aside = folder.with_name(f".{folder.name}.part")
-                shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
-                aside.mkdir()
-                try:
-                    build(aside)
-                    aside.rename(folder)
-                finally:
+        lock.acquire()
+    try:
+        found = opened(folder)  # the process that was waited for has made it
+        if found is None:
+            with writable():
+                shutil.rmtree(folder, ignore_errors=True)
+                if not (aside / "key").exists() or (aside / "key").read_text(encoding="utf-8") != key:
                     shutil.rmtree(aside, ignore_errors=True)
-    masks, about = folder / "masks.npy", folder / "about.json"
-    return Store(
-        table=pd.read_parquet(folder / "table.parquet"),
-        pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
-        masks=np.load(masks, mmap_mode="r") if masks.exists() else None,
-        fingerprint=json.loads(about.read_text())["fingerprint"] if about.exists() else key,
-    )
+                    aside.mkdir()
+                    (aside / "key").write_text(key, encoding="utf-8")
+            try:
+                build(aside)
+                aside.rename(folder)
+            except Exception:
+                shutil.rmtree(aside, ignore_errors=True)
+                raise
+            found = opened(folder)
+    finally:
+        lock.release()
+    return found
+
+
+def opened(folder: Path) -> Store | None:
+    """The store in this folder; None when there is none, or when its files are not those that were written."""
+    try:
+        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        masks, thumbnails, quarantine = (folder / name for name in ("masks.npy", "thumbnails.npy", "quarantine.csv"))
+        found = Store(
+            table=pd.read_parquet(folder / "table.parquet"),
+            pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
+            masks=np.load(masks, mmap_mode="r") if about["masked"] else None,
+            thumbnails=np.load(thumbnails, mmap_mode="r") if thumbnails.exists() else None,
+            splits=np.load(folder / "splits.npy", mmap_mode="r"),
+            split_hashes=about["split_hashes"],
+            fingerprint=about["fingerprint"],
+            quarantine=pd.read_csv(quarantine) if quarantine.exists() else pd.DataFrame(columns=["image_id", "why"]),
+        )
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+    arrays = [found.pixels, found.masks, found.thumbnails, found.splits.T]
+    return found if all(len(found.table) == len(array) for array in arrays if array is not None) else None
+
+
+@contextmanager
+def writable(need: int = 0) -> Iterator[None]:
+    """What the disk refuses inside becomes a sentence that names the cache, and how many bytes it should have free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            said = f"has no room for it ({need / 1e6:,.0f} MB are needed): make room"
+        else:
+            said = f"cannot be written ({error.strerror or error})"
+        raise OSError(f"the cache {cache()} {said}, or name another folder in $MEDNB_CACHE.") from error
+
+
+def names(codes: np.ndarray) -> pd.Series:
+    """A row of `splits` -> (N,) of str."""
+    import pyarrow
+
+    words = pyarrow.DictionaryArray.from_arrays(np.asarray(codes), pyarrow.array(SPLITS)).cast(pyarrow.string())
+    return pd.Series(words, dtype="str")
+
+
+class Shelf:
+    """A .npy file whose rows are written at their place, in any order and by any thread.
+
+    Through the file and not through a memory map, where a full disk would kill the process instead of raising. Room is
+    taken at once, so that a disk that is too small is noticed before the work.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type):
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.start = len(self.head())
+        self.row = int(np.prod(shape[1:])) * self.dtype.itemsize
+        self.bytes = self.start + shape[0] * self.row
+        if not path.exists():
+            aside = path.with_suffix(".new")
+            with aside.open("wb") as file:
+                take(file.fileno(), self.bytes)
+                file.write(self.head())
+            aside.rename(path)
+
+    def head(self) -> bytes:
+        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": self.shape}
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, about)  # of one length for any number of rows
+        return head.getvalue()
+
+    def write(self, row: int, values: np.ndarray) -> None:
+        """Write these rows, from `row` on."""
+        rest = memoryview(np.ascontiguousarray(values, self.dtype)).cast("B")
+        with self.path.open("r+b", buffering=0) as file:
+            file.seek(self.start + row * self.row)
+            while len(rest):
+                rest = rest[file.write(rest) :]
+
+    def safe(self) -> None:
+        """Wait until what was written is on the disk."""
+        with self.path.open("r+b") as file:
+            os.fsync(file.fileno())
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Only these rows, in ascending order: they move up, and the file becomes shorter."""
+        values = np.load(self.path, mmap_mode="r")
+        for start in range(0, len(rows), 64):
+            self.write(start, values[rows[start : start + 64]])
+        self.shape = (len(rows), *self.shape[1:])
+        with self.path.open("r+b") as file:
+            file.write(self.head())
+            file.truncate(self.start + len(rows) * self.row)
+
+
+def take(descriptor: int, n: int) -> None:
+    """Make a file n bytes long and, where the disk's format can do that, take the room for them."""
+    os.truncate(descriptor, n)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(descriptor, 0, n)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def fill(folder: Path, n: int, size: int, masked: bool, blocks: Iterable[tuple[np.ndarray, np.ndarray | None]]) -> None:
@@ -81,175 +212,32 @@ def fill(folder: Path, n: int, size: int, masked: bool, blocks: Iterable[tuple[n
 
     blocks: (pixels (k, size, size) uint8, masks (k, size, size) bool or None), n images in all.
     """
-    pixels = np.lib.format.open_memmap(folder / "pixels.npy", "w+", np.uint8, (n, size, size))
-    masks = np.lib.format.open_memmap(folder / "masks.npy", "w+", bool, (n, size, size)) if masked else None
+    with writable(n * size * size * (1 + masked)):
+        pixels = Shelf(folder / "pixels.npy", (n, size, size), np.uint8)
+        masks = Shelf(folder / "masks.npy", (n, size, size), bool) if masked else None
     start = 0
     for some_pixels, some_masks in blocks:
-        rows = slice(start, start + len(some_pixels))
-        pixels[rows] = some_pixels
-        if masked:
-            masks[rows] = some_masks
-        start = rows.stop
-    pixels.flush()
-    if masked:
-        masks.flush()
+        with writable(n * size * size * (1 + masked)):
+            pixels.write(start, some_pixels)
+            if masked:
+                masks.write(start, some_masks)
+        start += len(some_pixels)
 
 
-def write_table(folder: Path, table: pd.DataFrame) -> None:
-    """Write `table.parquet` with a column `part`, the fifth that each patient is in: cut once for all folds."""
-    table.assign(part=splits.parts(table)).to_parquet(folder / "table.parquet", index=False)
+def write_table(folder: Path, table: pd.DataFrame, fingerprint: str | None = None) -> None:
+    """Write the table, and the split of every image in every fold, decided once, so that opening stays fast.
 
-
-def located(root: Path, card: Card, module: ModuleType) -> Archive:
-    """The dataset's files: in <root>/<card.folder>, a zip there or beside it, or in the root itself.
-
-    They are known by the path `module.LOOKS_LIKE`; one leading folder, such as a zip's own top folder, is skipped.
-    Raises FileNotFoundError that says what was looked for and where, what is there, and which root would do, and
-    ValueError when two folders look like the dataset.
+    fingerprint: of the images; None: the store's key says all, as for what is drawn.
     """
-    for place in places(root, card, module):
-        base = base_of(place, module.LOOKS_LIKE)
-        if base is not None:
-            return Archive(place, base)
-    looked = f"{card.name} needs {root / card.folder / module.LOOKS_LIKE}"
-    if not root.is_dir():
-        is_file = "is a file and no folder" if root.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"{looked}, but {root.absolute()} {is_file}. If the data lies elsewhere, say so with --data, root or "
-            f"$MEDNB_DATA. To get it: {card.how_to_get}."
-        )
-    around = [root.absolute().parent, root.absolute().parent.parent, *sorted(root.iterdir())]
-    right = [other for other in around if os.access(other, os.X_OK) and looks_right(other, card, module)]
-    names = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    there = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    hint = f"The data root seems to be {right[0]}" if right else f"To get it: {card.how_to_get}"
-    raise FileNotFoundError(f"{looked}, but {root.absolute()} holds {there or 'nothing'}. {hint}.")
-
-
-def places(root: Path, card: Card, module: ModuleType) -> list[Path]:
-    """Where a dataset may lie, in the order in which it is looked for."""
-    zips = (f"{card.folder}.zip", *getattr(module, "ZIPS", ()))
-    inside = [root / card.folder / name for name in zips]
-    return [root / card.folder, *(root / name for name in zips), *inside, root]
-
-
-def base_of(place: Path, looks_like: str) -> str | None:
-    """What stands before `looks_like` in a folder or zip: nothing or one folder; None when it is not there."""
-    if place.is_file():
-        names = Archive(place).names
-        found = {name[: name.index(looks_like)] for name in names if looks_like in name}
-        found = {base for base in found if base.count("/") == base.endswith("/")}
-    elif place.is_dir() and os.access(place, os.R_OK):
-        found = {""} if (place / looks_like).exists() else set()
-        if not found:
-            folders = sorted(path for path in place.iterdir() if not path.name.startswith("."))
-            found = {f"{path.name}/" for path in folders if (path / looks_like).exists()}
-    else:
-        return None
-    if len(found) > 1:
-        two = " and ".join(str(place / base) for base in sorted(found)[:2])
-        raise ValueError(f"{two} both look like the dataset; move one away.")
-    return found.pop() if found else None
-
-
-def looks_right(root: Path, card: Card, module: ModuleType) -> bool:
-    """Whether this root would do; a look at folders only."""
-    return any(place.is_dir() and (place / module.LOOKS_LIKE).exists() for place in (root / card.folder, root))
-
-
-def from_archive(module: ModuleType, archive: Archive, size: int) -> Store:
-    """The store of a dataset that lies in files; a source module says which file is which.
-
-    Without a column `patient`, groups of near-duplicates stand in for patients. Raises ValueError naming the file when
-    one cannot be read or a mask has another size.
-    """
-    card = module.CARD
-
-    def build(aside: Path) -> None:
-        index, facts, thumbnails = module.index(archive), [], []
-        fill(aside, len(index), size, True, decoded(archive, index, size, facts, thumbnails))
-        table = index.drop(columns="masks").assign(modality=card.modality, organ=card.organ, source=card.name)
-        table = pd.concat([table, pd.DataFrame(facts)], axis=1)
-        if "patient" not in table:
-            first = duplicates.groups(np.stack(thumbnails))
-            table["patient"] = [PurePosixPath(table["image_id"][row]).stem for row in first]
-        write_table(aside, table)
-        content = [hashlib.sha256(archive.read(name)).hexdigest() for name in archive.names]
-        write_json(aside / "about.json", {"fingerprint": key_of(card.name, archive.names, content, size)})
-
-    return stored(card.name, size, key_of(card.name, archive.stamp(), source_text(module), size), build)
-
-
-def source_text(module: ModuleType) -> str:
-    """The text of the file that says which file is which: when it changes, what was stored is old."""
-    return Path(module.index.__code__.co_filename).read_text(encoding="utf-8")
-
-
-def decoded(
-    archive: Archive, index: pd.DataFrame, size: int, facts: list[dict], thumbnails: list[np.ndarray]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read the images of the index one by one; what is noticed on the way is appended to `facts` and `thumbnails`."""
-    from tqdm import tqdm
-
-    rows = tqdm(index.itertuples(), f"decoding {len(index):,} images once", len(index), delay=2, disable=None)
-    for row in rows:
-        image, mask = read(archive, row)
-        height, width = image.shape
-        lesions = len(row.masks) if mask.any() else 0
-        facts.append({"width": width, "height": height, "lesions": lesions, "lesion_area": mask.mean()})
-        thumbnails.append(duplicates.thumbnail(image))
-        yield resized(image, size)[None], resized_mask(mask, size)[None]
-
-
-def read(archive: Archive, row: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """One image of an index as it lies in its file: (H, W) uint8, and the union of its masks, (H, W) bool."""
-    image = read_grey(archive, row.image_id)
-    mask = np.zeros(image.shape, bool)
-    for file in row.masks:
-        part = read_grey(archive, file)
-        if part.shape != image.shape:
-            (height, width), (h, w) = part.shape, image.shape
-            raise ValueError(f"{archive.where(file)} is {width} x {height} pixels, but its image is {w} x {h}.")
-        mask |= part > part.max() / 2  # whether lesion is written as 255 or as 1
-    return image, mask
-
-
-def read_grey(archive: Archive, file: str) -> np.ndarray:
-    """(H, W) uint8 of one file; colour becomes grey, transparency black. ValueError names a file that is broken."""
-    from PIL import Image
-
-    broken = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning)
-    content = archive.read(file)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=["PNG", "JPEG", "BMP", "TIFF"]) as image:
-                if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                    raise ValueError(f"its pixels are {image.mode!r}, not 8-bit grey or colour")
-                if image.mode in ("LA", "RGBA") or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
-                return np.asarray(image.convert("L"))
-    except broken as error:
-        raise ValueError(f"{archive.where(file)} cannot be read as an image: {error}.") from error
-
-
-def resized(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) uint8 -> (size, size) uint8, stretched; antialiased, so that fine speckle is averaged and not aliased."""
-    from PIL import Image
-
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
-
-
-def resized_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) bool -> (size, size) bool, stretched: True where at least half of the pixel's area is.
-
-    A lesion never vanishes: when no pixel is half covered, the one that is covered most is kept.
-    """
-    from PIL import Image
-
-    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX))
-    small = share >= 0.5
-    if mask.any() and not small.any():
-        small.flat[share.argmax()] = True
-    return small
+    first = ["image_id", "patient", "label", "modality", "source"]
+    table = table[first + [column for column in table if column not in first]]
+    parts, groups = splits.parts(table), pd.factorize(splits.grouped(table))[0]
+    each = [splits.of_fold(parts, fold, FOLDS, groups) for fold in range(FOLDS)]
+    codes = np.stack([pd.Categorical(names, SPLITS).codes for names in each])
+    hashes = [splits.split_hash(table[["image_id"]].assign(split=names)) for names in each]
+    key = (folder / "key").read_text(encoding="utf-8")
+    about = {"fingerprint": fingerprint or key, "split_hashes": hashes, "masked": (folder / "masks.npy").exists()}
+    with writable(table.memory_usage(deep=True).sum()):
+        np.save(folder / "splits.npy", codes)
+        table.to_parquet(folder / "table.parquet", index=False)
+        write_json(folder / "about.json", about)

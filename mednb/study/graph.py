@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mednb.files import write_json
+from mednb.machine import usable_cores
 from mednb.study import progress
 from mednb.study.notebook import RunFailed
 from mednb.study.plan import Plan
@@ -158,13 +159,3 @@ def result(plan: Plan) -> str:
     """Where to look now."""
     reports = [name for name, each in plan.runs.items() if "report.html" in each.files]
     return f"report: {plan.folder / reports[0] / 'report.html'}" if reports else f"folder: {plan.folder}"
-
-
-def usable_cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        most, period = quota.read_text(encoding="utf-8").split()
-        cores = cores if most == "max" else min(cores, max(1, int(most) // int(period)))
-    return cores

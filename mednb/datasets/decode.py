@@ -1,0 +1,360 @@
+"""Files of a dataset -> a store: every image decoded and resized once, by all cores, and never again.
+
+Threads share the work, since Pillow, zlib, FFmpeg and the disk let others run; memory holds what they work on and no
+more. What is done is marked every two seconds, so that a build that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+
+from mednb.datasets import duplicates, splits, store
+from mednb.datasets.archive import Archive
+from mednb.files import whole
+from mednb.machine import usable_cores
+
+CHUNK = 16  # images that a thread takes at a time
+EVERY = 2.0  # seconds between two marks of what is done
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How files become pixels, as `mednb.datasets.load` explains it. Raises ValueError that offers the choices."""
+
+    size: int = 128
+    resize: str = "stretch"
+    around: str | None = None
+    window: str | tuple[float, float] | None = None
+    bits: int = 8
+    channels: int = 1
+    stride: int = 1
+    broken: str = "raise"
+
+    def __post_init__(self):
+        from mednb.datasets import pixels, resize
+
+        numbers = {"size": (16, "the side of the images in pixels"), "stride": (1, "every how many-th frame is taken")}
+        for name, (least, what) in numbers.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name} is {value!r}; it is {what}, a whole number from {least}.")
+            object.__setattr__(self, name, int(value))
+        choices = {"resize": resize.HOW, "around": (None, "lesion"), "bits": (8, 16), "channels": (1, 3)}
+        for name, values in (choices | {"broken": ("raise", "quarantine")}).items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(map(repr, values))}.")
+        if isinstance(self.window, list):
+            object.__setattr__(self, "window", tuple(self.window))
+        if self.window is not None and self.window not in pixels.WINDOWS:
+            number = (int, float, np.integer, np.floating)
+            two = isinstance(self.window, tuple) and [isinstance(value, number) for value in self.window] == [True] * 2
+            if not (two and self.window[0] < self.window[1]):
+                names = ", ".join(pixels.WINDOWS)
+                raise ValueError(
+                    f"window is {self.window!r}; it is a name ({names}), two numbers that become black and white, or "
+                    "None for what the file says."
+                )
+
+
+def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> store.Store:
+    """The store of a dataset that lies in files; a source module says which file is which.
+
+    Raises ValueError or FileNotFoundError naming the file when one cannot be read, unless settings.broken is
+    "quarantine"; OSError when the cache cannot be written.
+    """
+    name, stamp, how = module.CARD.name, archive.stamp(), asdict(settings)
+
+    def build(folder: Path) -> None:
+        decode(folder, module, Witness(archive.path, archive.base), settings)
+        if archive.stamp() != stamp:
+            raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
+
+    key = store.key_of(name, stamp, source_text(module), how)
+    return store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
+
+
+def source_text(module: ModuleType) -> str:
+    """The text of the file that says which file is which: what was stored by another text is old."""
+    return Path(module.index.__code__.co_filename).read_text(encoding="utf-8")
+
+
+def decode(folder: Path, module: ModuleType, archive: Witness, settings: Settings) -> None:
+    """Fill a folder with all that belongs to a store, or with what is still missing of it."""
+    index = indexed(module, archive, settings.stride)
+    n, size, masked = len(index), settings.size, index["masks"].map(len).any()
+    shape = (n, size, size) if settings.channels == 1 else (n, settings.channels, size, size)
+    arrays = {
+        "pixels": (shape, np.uint8 if settings.bits == 8 else np.uint16),
+        "masks": ((n, size, size) if masked else (0,), bool),
+        "thumbnails": ((n, duplicates.SIDE, duplicates.SIDE), np.uint8),
+    }
+    need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
+    with store.writable(need):
+        shelves = {name: store.Shelf(folder / f"{name}.npy", *about) for name, about in arrays.items() if about[0][0]}
+        journal = Journal(folder)
+        journal.add([], archive.told())
+
+    def work(rows: list[tuple]) -> tuple[list[dict], list[str]]:
+        """Some images into their places; what was noticed of each, and the files that were read for them."""
+        known = []
+        block = {name: np.zeros((len(rows), *shelf.shape[1:]), shelf.dtype) for name, shelf in shelves.items()}
+        for at, row in enumerate(rows):
+            try:
+                image, mask, thumbnail, facts = read(module, archive, row, settings)
+            except (OSError, ValueError) as error:
+                if settings.broken == "raise":
+                    raise
+                known.append({"row": row.Index, "why": str(error)})
+                continue
+            block["pixels"][at], block["thumbnails"][at] = image, thumbnail
+            if masked:
+                block["masks"][at] = mask
+            known.append({"row": row.Index, **facts})
+        with store.writable(need):
+            for name, shelf in shelves.items():
+                shelf.write(rows[0].Index, block[name])
+        return known, archive.told()
+
+    read_rows(index, work, journal, shelves)
+    finish(folder, module, index, journal.facts(), shelves, settings)
+
+
+def read_rows(index: pd.DataFrame, work: Callable, journal: Journal, shelves: dict[str, store.Shelf]) -> None:
+    """Have all rows that are not done yet worked on by threads, some at a time, and mark what is done."""
+    from tqdm import tqdm
+
+    rows = index.itertuples()
+    chunks = iter(lambda: list(islice(rows, CHUNK)), [])
+    todo = (chunk for chunk in chunks if chunk[-1].Index not in journal.done)
+    bar = tqdm(desc=f"decoding {len(index):,} images once", total=len(index), delay=2, disable=None)
+    pool, marked = ThreadPoolExecutor(usable_cores()), time.monotonic()
+    with bar:
+        bar.update(len(journal.done))
+        try:
+            for known, contents in in_order(pool, work, todo):
+                journal.add(known, contents)
+                bar.update(len(known))
+                if time.monotonic() - marked > EVERY:
+                    journal.mark(shelves)
+                    marked = time.monotonic()
+            journal.mark(shelves)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable, todo: Iterable) -> Iterator:
+    """What `work` returns for each of these, in their order, and never far ahead of whoever asks."""
+    waiting = deque()
+    for each in todo:
+        waiting.append(pool.submit(work, each))
+        if len(waiting) > 4 * usable_cores():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -> tuple:
+    """One row of an index: image, mask and thumbnail as they are stored, and what is known of them, a dict.
+
+    Raises ValueError or FileNotFoundError that names the file.
+    """
+    from mednb.datasets import masks, pixels, resize
+
+    if hasattr(module, "read"):
+        with pixels.named(archive.where(row.image_id)):
+            raw = module.read(archive, row)
+    else:
+        raw = pixels.read(archive, *file_of(row))
+    window = settings.window or module.CARD.window
+    image = pixels.grey(raw, window, settings.bits, settings.channels)
+    mask = masks.of(archive, row, image.shape[-2:])
+    small, small_mask, facts = resize.resized(
+        image, mask, settings.size, settings.resize, settings.around, name=row.image_id
+    )
+    facts |= {name: value for name, value in raw.facts.items() if name not in row._fields}
+    facts["lesions"] = len(row.masks) if facts["lesion_area"] else 0
+    return small, small_mask, duplicates.thumbnail(image), facts
+
+
+def file_of(row: tuple) -> tuple[str, int | None]:
+    """The file of a row, and which frame of it: "a.avi#17" is frame 17 of a.avi."""
+    file, _, frame = row.image_id.rpartition("#")
+    if not file:
+        return getattr(row, "file", row.image_id), None
+    return getattr(row, "file", file), int(getattr(row, "frame", frame))
+
+
+def indexed(module: ModuleType, archive: Archive, stride: int) -> pd.DataFrame:
+    """The source's index, checked, with every stride-th frame of each video; the rest has no frames."""
+    index, card = module.index(archive), module.CARD
+    if not len(index):
+        raise FileNotFoundError(f"{archive.where()} holds no images of {card.name}.")
+    twice = index["image_id"][index["image_id"].duplicated()]
+    if len(twice):
+        raise ValueError(f"{archive.where(twice.iloc[0])} is listed twice.")
+    odd = index[~index["label"].isin(card.classes)]
+    if len(odd):
+        where, label = archive.where(odd["image_id"].iloc[0]), odd["label"].iloc[0]
+        raise ValueError(f"{where} has the label {label!r}; {card.name} has {', '.join(card.classes)}.")
+    if stride > 1 and "frame" in index:
+        moving = index["frame"].fillna(-1) >= 0
+        place = index[moving].sort_values("frame", kind="stable").groupby(films(index[moving]), sort=False).cumcount()
+        index = index.drop(index=place.index[place % stride > 0])
+    return index.reset_index(drop=True)
+
+
+def films(index: pd.DataFrame) -> pd.Series:
+    """What a row is a frame of: its video where the source names one, else its file, which may be the image alone."""
+    file = index["file"] if "file" in index else index["image_id"].str.replace(r"#\d+$", "", regex=True)
+    return index["video"].fillna(file) if "video" in index else file
+
+
+def finish(
+    folder: Path,
+    module: ModuleType,
+    index: pd.DataFrame,
+    facts: pd.DataFrame,
+    shelves: dict[str, store.Shelf],
+    settings: Settings,
+) -> None:
+    """From what was read to a table: what is left out, who belongs together, who is in which split."""
+    card = module.CARD
+    broken = facts["why"].notna().to_numpy()
+    if broken.any():
+        left_out = pd.DataFrame({"image_id": index["image_id"][broken], "why": facts["why"][broken]})
+        if broken.all():
+            raise ValueError(f"none of the {len(index):,} images of {card.name} can be read; {left_out['why'].iloc[0]}")
+        with store.writable():
+            (folder / "key").unlink()  # rows that were half moved up are of no use to the next build
+            left_out.to_csv(folder / "quarantine.csv", index=False)
+            for shelf in shelves.values():
+                shelf.keep(np.flatnonzero(~broken))
+        index, facts = (table[~broken].reset_index(drop=True) for table in (index, facts))
+    said = {"patient": None, "label": None, "modality": card.modality, "organ": card.organ, "source": card.name}
+    table = index.drop(columns="masks").assign(**{name: said[name] for name in said if name not in index})
+    table = pd.concat([table, facts.drop(columns=["row", "why"])], axis=1)
+    for column in table.columns[table.dtypes == object]:  # a column of one kind, as a file needs it
+        table[column] = table[column].map(str, na_action="ignore")
+
+    thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
+    first = duplicates.groups(thumbnails, card.alike)
+    if "patient" not in index:
+        table["patient"] = stand_ins(table, first)
+    table["group"] = splits.together(table["patient"].to_numpy(str), first)
+    table["near_duplicate"] = ~duplicates.curated(thumbnails, within=first)
+    store.write_table(folder, table, fingerprint(folder, card.name, index, settings))
+    (folder / "facts.jsonl").unlink()
+
+
+def stand_ins(table: pd.DataFrame, first: np.ndarray) -> np.ndarray:
+    """(N,) of str for patients whom nobody names: whatever hangs together by a case, a video, a file or its looks.
+
+    Named after the first of them: a file by its stem, where that is enough to tell it from the others.
+    """
+    file = films(table)
+    stem = file.map(lambda name: PurePosixPath(name).stem)
+    known = stem if stem.nunique() == file.nunique() else file
+    if "case" in table:
+        known = table["case"].astype(str).where(table["case"].notna(), known)
+    return splits.together(known.to_numpy(str), first)
+
+
+def fingerprint(folder: Path, name: str, index: pd.DataFrame, settings: Settings) -> str:
+    """What the images are: the names and bytes of their files, what the source says of them, and how they were read.
+
+    The same for the same files in another place. Patients count by who is the same and not by name, since their names
+    are hashed with a salt.
+    """
+    contents = folder / "contents.sha256"
+    lines = sorted(set(contents.read_text(encoding="utf-8").splitlines()), key=lambda line: line[66:])
+    text = "\n".join(lines) + "\n"
+    with store.writable(), whole(contents) as aside:
+        aside.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode())
+    if "patient" in index:
+        index = index.assign(patient=pd.factorize(index["patient"])[0])
+    for start in range(0, len(index), 10_000):
+        digest.update(index[start : start + 10_000].to_csv(index=False).encode())
+    return store.key_of(name, digest.hexdigest(), asdict(settings))
+
+
+class Witness(Archive):
+    """An archive that notes the SHA-256 of each file while it is read, so that no byte is read twice for it."""
+
+    def __init__(self, path: Path, base: str):
+        super().__init__(path, base)
+        self.own = threading.local()
+
+    def read(self, name: str) -> bytes:
+        content = super().read(name)
+        self.note(name, hashlib.sha256(content))
+        return content
+
+    @contextmanager
+    def on_disk(self, *names: str) -> Iterator[Path]:
+        with super().on_disk(*names) as path:
+            for name in names if not self.zipped else ():
+                with Path(self.where(name)).open("rb") as file:
+                    self.note(name, hashlib.file_digest(file, "sha256"))
+            yield path
+
+    def note(self, name: str, digest) -> None:
+        self.own.__dict__.setdefault("lines", []).append(f"{digest.hexdigest()}  {name}\n")
+
+    def told(self) -> list[str]:
+        """The lines about files that this thread has read since it was last asked."""
+        return self.own.__dict__.pop("lines", [])
+
+
+class Journal:
+    """What is known of the images that are done: facts.jsonl, a line for each, and contents.sha256.
+
+    A line is written when the pixels are safely on the disk. The last one may be cut off; then it does not count.
+    """
+
+    def __init__(self, folder: Path):
+        self.path, self.contents = folder / "facts.jsonl", folder / "contents.sha256"
+        for path in (self.path, self.contents):
+            path.touch()
+            text = path.read_bytes()
+            path.write_bytes(text[: text.rfind(b"\n") + 1])
+        self.done = set(self.facts()["row"])
+        self.lines, self.files = [], []
+
+    def add(self, known: list[dict], contents: list[str]) -> None:
+        self.lines += [json.dumps(each, default=np.generic.item) + "\n" for each in known]
+        self.files += contents
+
+    def mark(self, shelves: dict[str, store.Shelf]) -> None:
+        """Make safe what was added."""
+        with store.writable():
+            for shelf in shelves.values():
+                shelf.safe()
+            for path, lines in ((self.contents, self.files), (self.path, self.lines)):
+                with path.open("a", encoding="utf-8") as file:
+                    file.writelines(lines)
+                lines.clear()
+
+    def facts(self) -> pd.DataFrame:
+        """One row per image that is done, in the order of the index: `row`, `why` it could not be read, the rest."""
+        if not self.path.stat().st_size:
+            return pd.DataFrame({"row": [], "why": []})
+        import pyarrow.json
+
+        facts = pyarrow.json.read_json(self.path).to_pandas().drop_duplicates("row", keep="last")
+        facts = facts.sort_values("row", ignore_index=True)
+        return facts if "why" in facts else facts.assign(why=None)
