@@ -4,11 +4,13 @@ from mednb.methods.barlowtwins import BarlowTwins
 from mednb.methods.byol import BYOL
 from mednb.methods.densecl import DenseCL
 from mednb.methods.dino import DINO
+from mednb.methods.imagenet import ImageNet
 from mednb.methods.moco import MoCo
 from mednb.methods.nnclr import NNCLR
 from mednb.methods.none import RandomInitialisation
 from mednb.methods.simclr import SimCLR
 from mednb.methods.simsiam import SimSiam
+from mednb.methods.spark import SparK
 from mednb.methods.supervised import Supervised
 from mednb.methods.swav import SwAV
 from mednb.methods.vicreg import VICReg
@@ -16,6 +18,7 @@ from mednb.methods.vicregl import VICRegL
 
 METHODS = {
     "none": RandomInitialisation,
+    "imagenet": ImageNet,
     "supervised": Supervised,
     "simclr": SimCLR,
     "moco": MoCo,
@@ -28,6 +31,7 @@ METHODS = {
     "vicreg": VICReg,
     "densecl": DenseCL,
     "vicregl": VICRegL,
+    "spark": SparK,
 }
 
 
