@@ -20,7 +20,7 @@ class Card:
     classes: tuple[str, ...]
     """The labels, in the order of their codes; ("unlabelled",) when there are none."""
     counts: dict[str, int]
-    """Images of each class in the complete download (in the default draw, for phantoms)."""
+    """Images of each class in the complete download (in the default draw, for phantoms); empty when nobody says."""
     patients: str
     """How many there are, and how we know, because some downloads do not tell."""
     masks: str
@@ -31,6 +31,8 @@ class Card:
     """What to download by hand, from where, and where to put it."""
     folder: str | None = None
     """The dataset's folder under the data root; None when there are no files."""
+    n_images: int | None = None
+    """Of the complete download, where nobody says how many of each class; None: the sum of the counts."""
     n_patients: int | None = None
     """Of the complete download; None when it does not tell."""
     n_masks: int | None = None
@@ -44,9 +46,10 @@ class Card:
     """What is black and what is white when `load` is not told: a name of `pixels.WINDOWS`, or (low, high)."""
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{label} {self.counts[label]:,}" for label in self.classes)
+        total = self.n_images or sum(self.counts.values())
+        counts = ", ".join(f"{label} {self.counts[label]:,}" if self.counts else label for label in self.classes)
         facts = {
-            "images": f"{sum(self.counts.values()):,} ({counts})",
+            "images": f"{total:,} ({counts})" if total else counts,
             "patients": self.patients,
             "masks": self.masks,
             "modality": f"{self.modality}, {self.organ}",

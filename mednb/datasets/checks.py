@@ -86,6 +86,7 @@ def miscounted(card: Card, index: pd.DataFrame) -> list[str]:
             wrong.append(f"{label}: {counts.get(label, 0):,} images; the complete download has {complete:,}.")
     patients = index["patient"].nunique() if "patient" in index else None
     for what, here, complete in (
+        ("images", len(index), card.n_images),
         ("patients", patients, card.n_patients),
         ("masks", index["masks"].map(len).sum(), card.n_masks),
     ):
