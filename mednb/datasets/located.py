@@ -13,16 +13,18 @@ from mednb.datasets.card import Card
 def located(root: Path, card: Card, module: ModuleType) -> Archive:
     """The dataset's files: in <root>/<card.folder>, in a zip beside or inside of it, or in the root itself.
 
-    They are known by the path `module.LOOKS_LIKE`; one leading folder, such as a zip's own top folder, is skipped, but
-    not in the root, where it may be another dataset's. `module.ZIPS` are further names that the zip may have.
+    They are known by the path `module.LOOKS_LIKE`, or by one of several; one leading folder, such as a zip's own top
+    folder, is skipped, but not in the root, where it may be another dataset's. `module.ZIPS` are further names that the
+    zip may have.
     Raises FileNotFoundError that says what was looked for and where, what is there, and which root would do, and
     ValueError when two folders look like the dataset.
     """
     for place in places(root, card, module):
-        base = base_of(place, module.LOOKS_LIKE, skip=place != root)
-        if base is not None:
-            return Archive(place, base)
-    looked = f"{card.name} needs {root / card.folder / module.LOOKS_LIKE}"
+        for looks_like in known_by(module):
+            base = base_of(place, looks_like, skip=place != root)
+            if base is not None:
+                return Archive(place, base)
+    looked = f"{card.name} needs {' or '.join(str(root / card.folder / path) for path in known_by(module))}"
     if not root.is_dir():
         wrong = "is a file and no folder" if root.exists() else "does not exist"
         raise FileNotFoundError(
@@ -42,6 +44,11 @@ def places(root: Path, card: Card, module: ModuleType) -> list[Path]:
     zips = (f"{card.folder}.zip", *getattr(module, "ZIPS", ()))
     inside = [root / card.folder / name for name in zips]
     return [root / card.folder, *(root / name for name in zips), *inside, root]
+
+
+def known_by(module: ModuleType) -> tuple[str, ...]:
+    """The paths one of which is there when the dataset is: one for each layout that it comes in."""
+    return (module.LOOKS_LIKE,) if isinstance(module.LOOKS_LIKE, str) else module.LOOKS_LIKE
 
 
 def base_of(place: Path, looks_like: str, skip: bool) -> str | None:
@@ -64,5 +71,5 @@ def base_of(place: Path, looks_like: str, skip: bool) -> str | None:
 
 def looks_right(root: Path, card: Card, module: ModuleType) -> bool:
     """Whether the dataset lies unpacked in this root."""
-    folders = (root / card.folder, root)
-    return os.access(root, os.X_OK) and any((folder / module.LOOKS_LIKE).exists() for folder in folders)
+    paths = [folder / path for folder in (root / card.folder, root) for path in known_by(module)]
+    return os.access(root, os.X_OK) and any(path.exists() for path in paths)

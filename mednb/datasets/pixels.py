@@ -70,7 +70,7 @@ def read(archive: Archive, file: str, frame: int | None = None, colours: bool = 
     """One file of an archive, or one frame of a video, a volume or a file of many pages.
 
     PNG, JPEG, BMP, GIF, TIFF and PGM, 8 and 16 bits, transparency on black; DICOM, rescaled, its padding black; AVI,
-    MP4 and Matroska; NIfTI and MetaImage. Frames asked for in ascending order are decoded once.
+    MP4, MPEG and Matroska; NIfTI and MetaImage. Frames asked for in ascending order are decoded once.
 
     frame: 0, 1, ...; None or -1 for a file that is one picture (of a GIF or TIFF: the first page).
     colours: False gives a palette's numbers instead of its colours, for masks whose numbers mean something.
@@ -164,7 +164,12 @@ MAGIC = {
     b"P5": "PGM",
     b"P6": "PGM",
 }
-CONTAINERS = {b"RIFFAVI ": "avi", b"ftyp": "mp4", b"\x1aE\xdf\xa3": "matroska"}  # of videos; FFmpeg's names
+CONTAINERS = {  # of videos; FFmpeg's names
+    b"RIFFAVI ": "avi",
+    b"\x1aE\xdf\xa3": "matroska",
+    b"\0\0\1\xba": "mpeg",
+    **dict.fromkeys([b"ftyp", b"moov", b"mdat", b"wide", b"free"], "mp4"),  # QuickTime's need not begin with their type
+}
 LAST = threading.local()  # the film or volume that was read last, one for each thread
 
 
@@ -202,8 +207,8 @@ def film(archive: Archive, file: str, data: bytes) -> Opened:
     if volume.known(data):
         return volume.Volume(archive, file, data)
     raise ValueError(
-        f"it begins with {data[:8]!r} and is no PNG, JPEG, BMP, GIF, TIFF, PGM, DICOM, AVI, MP4, Matroska, NIfTI or "
-        "MetaImage"
+        f"it begins with {data[:8]!r} and is no PNG, JPEG, BMP, GIF, TIFF, PGM, DICOM, AVI, MP4, MPEG, Matroska, NIfTI "
+        "or MetaImage"
     )
 
 

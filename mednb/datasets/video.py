@@ -1,4 +1,4 @@
-"""Videos: AVI, MP4 and Matroska through PyAV (FFmpeg), frame by frame."""
+"""Videos: AVI, MP4, MPEG and Matroska through PyAV (FFmpeg), frame by frame."""
 
 from __future__ import annotations
 
