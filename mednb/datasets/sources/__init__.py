@@ -4,12 +4,34 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from mednb.datasets.sources import busi
+from mednb.datasets.sources import (
+    breast,
+    bus_uclm,
+    busbra,
+    busi,
+    camus,
+    echonet,
+    hc18,
+    oasbud,
+    pocus,
+    stu,
+    udiat,
+)
 
 SOURCES: dict[str, ModuleType] = {
     # ultrasound of the breast
     "busi": busi,
+    "busbra": busbra,
+    "breast": breast,
+    "bus_uclm": bus_uclm,
+    "udiat": udiat,
+    "oasbud": oasbud,
+    "stu": stu,
     # ultrasound of other organs
+    "pocus": pocus,
+    "camus": camus,
+    "echonet": echonet,
+    "hc18": hc18,
     # mammography
     # CT
     # photographs
