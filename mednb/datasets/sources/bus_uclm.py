@@ -35,6 +35,7 @@ CARD = Card(
 
 LOOKS_LIKE = "BUS-UCLM/INFO.csv"
 ZIPS = ("BUS-UCLM Breast ultrasound lesion segmentation dataset.zip",)
+FLAGS = ("Doppler", "Marks", "Combined")
 
 
 def index(archive: Archive) -> pd.DataFrame:
@@ -42,12 +43,10 @@ def index(archive: Archive) -> pd.DataFrame:
 
     Raises ValueError or FileNotFoundError for a row without files, a file without row, or a table that is not right.
     """
-    table = archive.csv(LOOKS_LIKE, ("Label", "Doppler", "Marks", "Combined"), key="Image", sep=";")
+    table = archive.csv(LOOKS_LIKE, ("Label", *FLAGS), key="Image", sep=";")
     images, masks = ([f"BUS-UCLM/{kind}/{name}" for name in table["Image"]] for kind in ("images", "masks"))
     archive.exactly([*images, *masks], r"BUS-UCLM/(images|masks)/.*\.png", "INFO.csv")
-    flags = {
-        name: table[name].astype(str).str.strip().str.lower() == "yes" for name in ("Doppler", "Marks", "Combined")
-    }
+    flags = {name.lower(): table[name].astype(str).str.strip().str.lower() == "yes" for name in FLAGS}
     return pd.DataFrame(
         {
             "image_id": images,
@@ -55,5 +54,5 @@ def index(archive: Archive) -> pd.DataFrame:
             "masks": [[mask] for mask in masks],
             "patient": table["Image"].str.split("_").str[0],
         }
-        | {name.lower(): values for name, values in flags.items()}
+        | flags
     )

@@ -96,7 +96,5 @@ def splits(archive: Archive) -> dict[str, str]:
     for match in archive.matching(r"database_split/subgroup_(training|validation|testing)\.txt"):
         for patient in archive.read(match[0]).decode(errors="replace").split():
             if found.setdefault(patient, SPLITS[match[1]]) != SPLITS[match[1]]:
-                raise ValueError(
-                    f"{archive.where(match[0])} names {patient}, whom another file of its folder names too"
-                )
+                raise ValueError(f"{archive.where(match[0])} names {patient}, whom another file there names too")
     return found

@@ -55,8 +55,9 @@ def index(archive: Archive) -> pd.DataFrame:
         raise ValueError(f"{archive.where(TRACED)} has an empty cell in row {lost.argmax() + 1}")
     traced["FileName"] = traced["FileName"].str.removesuffix(".avi")
     about, rows = videos.set_index("FileName"), []
+    split, length = about["Split"].to_dict(), about["NumberOfFrames"].to_dict()
     for (name, frame), chords in traced.groupby(["FileName", "Frame"], sort=False):
-        if name not in about.index or not 0 <= frame < about.at[name, "NumberOfFrames"]:
+        if not 0 <= frame < length.get(name, 0):
             continue
         rows.append(
             {
@@ -64,7 +65,7 @@ def index(archive: Archive) -> pd.DataFrame:
                 "label": "unlabelled",
                 "masks": [{"polygon": outline(chords[ENDS].to_numpy())}],
                 "patient": name,
-                "official": about.at[name, "Split"],
+                "official": split[name],
                 "video": name,
                 "frame": int(frame),
             }

@@ -20,8 +20,8 @@ CARD = Card(
     classes=("covid", "pneumonia", "regular", "viral"),
     counts={"covid": 90, "pneumonia": 161, "regular": 246, "viral": 20},
     n_patients=102,
-    patients="102, the column 'Patient ID / Name' of dataset_metadata.csv (covid only 11, viral 4); a recording without "
-    "it counts as its own patient",
+    patients="102, the column 'Patient ID / Name' of dataset_metadata.csv (covid only 11, viral 4); a recording "
+    "without it counts as its own patient",
     n_masks=0,
     masks="none",
     licence="each file its own, in the column licence: mostly CC BY-NC 4.0; some of the repository's have none",
@@ -46,11 +46,9 @@ CARD = Card(
 LOOKS_LIKE = "data/dataset_metadata.csv"
 WHO, NAME = "Patient ID / Name", "Filename"
 LABELS = {"cov": "covid", "pne": "pneumonia", "reg": "regular", "vir": "viral"}
-MADE = r"data/image_dataset/(?P<label>[^/]+)/(?P<source>.+?)(?:_frame(?P<frame>\d+)\.jpg)?"
-VIDEO = (
-    r"(?i)data/pocus_videos/(convex|linear)/(?P<source>(?P<label>cov|pne|reg|vir)[^/]*\.(avi|gif|m4v|mov|mp4|mpe?g))"
-)
-STILL = r"(?i)data/pocus_images/(convex|linear)/(?P<source>(?P<label>cov|pne|reg|vir)[^/]*\.(jpe?g|png))"
+MOVES, STANDS = "avi|gif|m4v|mov|mp4|mpe?g", "jpe?g|png"
+RECORDED = r"(?i)data/pocus_%s/(convex|linear)/(?P<source>(?P<label>cov|pne|reg|vir)[^/]*\.(%s))"
+MADE = r"(?i)data/image_dataset/(?P<label>[^/]+)/(?P<source>[^/]+?)(_frame(?P<frame>\d+)\.jpg|(?<=\.png|\.jpg|jpeg))"
 A_SECOND, MOST, RATE = 3, 30, 25  # frames; of one video; of a video whose rate is not told
 
 
@@ -64,16 +62,14 @@ def index(archive: Archive) -> pd.DataFrame:
     recordings = metadata(archive)
     rows = [row(archive, recordings, match) for match in archive.matching(MADE)]
     if not rows:
-        rows = [row(archive, recordings, match) for match in archive.matching(STILL)]
-        for match in archive.matching(VIDEO):
+        rows = [row(archive, recordings, match) for match in archive.matching(RECORDED % ("images", STANDS))]
+        for match in archive.matching(RECORDED % ("videos", MOVES)):
             whole = row(archive, recordings, match)
             count, step = pixels.frames(archive, match[0]), max(1, int(rate(recordings, match["source"]) / A_SECOND))
             for frame in range(0, count, step)[:MOST]:
                 rows.append(whole | {"image_id": f"{match[0]}#{frame}", "frame": frame})
     if not rows:
-        raise FileNotFoundError(
-            f"{archive.where('data')} holds neither image_dataset nor pocus_videos and pocus_images"
-        )
+        raise FileNotFoundError(f"{archive.where('data')} holds neither image_dataset nor pocus_videos")
     return pd.DataFrame(rows)
 
 
@@ -81,15 +77,15 @@ def metadata(archive: Archive) -> dict[str, pd.Series]:
     """Name of a recording in small letters, without ending -> its row."""
     table = archive.csv(LOOKS_LIKE, (NAME, WHO, "Probe", "License", "Age", "Framerate")).dropna(subset=[NAME])
     table[NAME] = table[NAME].map(stem)
-    several = table.groupby(NAME)[WHO].nunique() > 1
-    if several.any():
-        raise ValueError(f"{archive.where(LOOKS_LIKE)} has two rows of {several.idxmax()} with different patients")
+    twice = table.drop_duplicates([NAME, WHO])[NAME]
+    if (again := twice.duplicated()).any():
+        raise ValueError(f"{archive.where(LOOKS_LIKE)} has two rows of {twice[again].iloc[0]} with different patients")
     return {row[NAME]: row for _, row in table.drop_duplicates(NAME).iterrows()}
 
 
 def stem(source: str) -> str:
     """A recording's name in small letters, without the ending of its file."""
-    return re.sub(r"\.(avi|gif|m4v|mov|mp4|mpe?g|jpe?g|png)$", "", source.strip().lower())
+    return re.sub(rf"\.({MOVES}|{STANDS})$", "", source.strip().lower())
 
 
 def row(archive: Archive, recordings: dict[str, pd.Series], match: re.Match) -> dict:
