@@ -72,20 +72,16 @@ def quiet() -> Iterator[None]:
 def header(archive: Archive, file: str, *keywords: str) -> dict:
     """What a DICOM header says under these keywords, such as "ViewPosition"; None where it says nothing.
 
-    Raises ValueError for what may name a person; of who it is there is `privacy.patient`.
+    Nothing else of the file is read. Raises ValueError that names the file, or the keyword when it may name a person:
+    of who it is there is `privacy.patient`.
     """
     import pydicom
 
     for keyword in keywords:
         if PERSON.search(keyword):
-            raise ValueError(
-                f"{keyword} may name a person, so it is not read; mednb.datasets.privacy.patient gives a hash"
-            )
-    data = archive.read(file)
-    with pixels.named(archive.where(file)), quiet():
-        found = pydicom.dcmread(
-            io.BytesIO(data), force=data[128:132] != b"DICM", stop_before_pixels=True, specific_tags=list(keywords)
-        )
+            raise ValueError(f"{keyword} may name a person, so it is not read; privacy.patient gives a hash instead")
+    with pixels.named(archive.where(file)), archive.open(file) as data, quiet():
+        found = pydicom.dcmread(data, stop_before_pixels=True, specific_tags=list(keywords))
         return {keyword: found.get(keyword) for keyword in keywords}
 
 

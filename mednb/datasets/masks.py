@@ -70,14 +70,16 @@ def drawn(mask: dict, shape: tuple[int, int], where: str) -> np.ndarray:
     height, width = shape
     try:
         numbers = np.asarray(mask[kind], float)
-        scale = np.array([width, height]) / np.asarray(mask.get("of", (width, height)), float)
+        of = np.asarray(mask.get("of", (width, height)), float)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where} has a mask {mask}, whose numbers cannot be read") from error
     wanted = (len(numbers), 2) if kind == "polygon" and len(numbers) else (SHAPES[kind],)
-    if numbers.shape != wanted or scale.shape != (2,) or not (np.isfinite(numbers).all() and np.isfinite(scale).all()):
+    if numbers.shape != wanted or not np.isfinite(numbers).all():
         count = "points [x, y]" if kind == "polygon" else f"{SHAPES[kind]} numbers"
         raise ValueError(f"{where} has a mask {mask}; a {kind} is {count}, all of them finite")
-    inside = SHAPE_DRAWERS[kind](numbers, scale, shape)
+    if of.shape != (2,) or not (of > 0).all():
+        raise ValueError(f"{where} has a mask {mask}; 'of' is the width and the height of a picture")
+    inside = DRAWN[kind](numbers, np.array([width, height]) / of, shape)
     if not inside.any():
         raise ValueError(f"{where} has a mask {mask}, which lies outside of its {width} x {height} pixels")
     return inside
@@ -119,4 +121,4 @@ def polygon(points: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np
     return inside
 
 
-SHAPE_DRAWERS = {"circle": circle, "box": box, "ellipse": ellipse, "polygon": polygon}
+DRAWN = {"circle": circle, "box": box, "ellipse": ellipse, "polygon": polygon}

@@ -48,6 +48,9 @@ class Volume:
             sized(*size[:2])
             if math.prod(size) > MOST:
                 raise ValueError(f"it has {' x '.join(map(str, size))} pixels; more than {MOST:,} are not read at once")
+            # The library fills what is missing of a file with noise.
+            if data[344:348] == b"n+1\0" and len(data) < math.prod(size) * int(reader.GetMetaData("bitpix")) // 8:
+                raise ValueError("it is cut short")
             values = SimpleITK.GetArrayFromImage(reader.Execute())
         self.values = values if len(size) == 3 else values[None]
 
