@@ -147,6 +147,13 @@ def test_test_goes_round_among_the_rest_where_the_authors_fixed_val_only():
     assert ((found[:, :40] == "test").sum(0) == 1).all() and not (found[:, :40] == "val").any()
 
 
+def test_what_is_official_training_stays_it_where_the_rest_goes_round():
+    table = official(["train"] * 10 + [""] * 40)
+    found = np.stack([splits.split(table, fold) for fold in range(5)])
+    assert (found[:, :10] == "train").all()
+    assert ((found[:, 10:] == "test").sum(0) == 1).all() and ((found[:, 10:] == "val").sum(0) == 1).all()
+
+
 def test_an_official_split_cannot_tear_a_group_apart():
     table = official(["train", "test", "train", "val", "val", "test", "train"], group=list("aabbccd"))
     table["split"] = splits.split(table)

@@ -38,7 +38,8 @@ def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
     """The part of each image, (N,) int: 0 to folds - 1, or one of `FIXED`.
 
     table: columns `patient` and `label`; where known `group` (see `together`; else the patient), `source`, and what the
-    authors fixed: `official_fold` (the part itself, when it has as many folds) or `official` ("train", "val", "test").
+    authors fixed: `official_fold` (the part itself, when it has as many folds) or `official` ("train", "val", "test" or
+    empty: no word; where every image has one, "train" is what is left to cut val or test from, if one is missing).
     The rest is cut into whole groups with nearly equal counts of every label of every source (sklearn's
     StratifiedGroupKFold). Raises ValueError when there are fewer groups than folds, or an official value is odd.
     """
@@ -54,7 +55,7 @@ def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
         raise ValueError(f"official is '{odd[0]}' for an image; it is one of {', '.join(NAMES)}, or empty.")
     found = np.select([official == "test", official == "val"], [FIXED["test"], FIXED["val"]], FIXED["train"])
     if not {"val", "test"} <= set(official):  # what the authors did not fix goes round among the rest
-        rest = found == FIXED["train"]
+        rest = official == ("" if "" in official else "train")
         found[rest] = cut(table[rest], folds, seed)
     return found
 

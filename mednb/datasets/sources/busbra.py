@@ -27,6 +27,7 @@ CARD = Card(
     how_to_get="download BUSBRA.zip from zenodo.org/records/8231412 and put it at <root>/BUSBRA.zip, or unpack it so "
     "that there is <root>/BUS-BRA/BUSBRA/bus_data.csv",
     tested_on="real files",
+    alike=0.6,  # all pairs above it are of one case
     defects=(
         "Words and callipers are burnt into many images.",
         "The column view says which half of the split screen an image is (left, right, or single), not which breast.",

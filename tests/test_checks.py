@@ -1,0 +1,162 @@
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_duplicates import scene
+
+from mednb import datasets
+from mednb.datasets import checks
+from mednb.datasets.card import Card
+
+
+def card(**more):
+    words = {
+        "title": "A twin",
+        "task": "tell",
+        "patients": "known",
+        "masks": "some",
+        "licence": "MIT",
+        "citation": "us",
+    }
+    facts = {"modality": "ultrasound", "organ": "breast", "classes": ("a", "b"), "counts": {"a": 10, "b": 10}}
+    return Card("twin", folder="Twin", how_to_get="draw it into <root>/Twin", **words, **facts, **more)
+
+
+def index(archive):
+    """Twenty pictures of ten patients, the last one without a mask."""
+    names = [match[0] for match in archive.matching(r"images/\d+\.png")]
+    table = pd.DataFrame({"image_id": names, "label": ["ab"[int(name[7:9]) % 2] for name in names]})
+    table["masks"] = [[mask] if (mask := name.replace("images", "masks")) in archive else [] for name in names]
+    return table.assign(patient=[str(int(name[7:9]) // 2) for name in names])
+
+
+@pytest.fixture
+def twin(tmp_path):
+    """A source module and the data root its files lie under."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "Twin" / folder).mkdir(parents=True)
+    for i in range(20):
+        Image.fromarray(scene(rng, 60)).save(tmp_path / f"Twin/images/{i:02}.png")
+        mask = np.zeros((60, 60), np.uint8)
+        mask[10:30, 10:30] = 255 * (i > 0)
+        if i < 19:
+            Image.fromarray(mask).save(tmp_path / f"Twin/masks/{i:02}.png")
+    known = card(n_patients=10, n_masks=19)
+    return SimpleNamespace(CARD=known, LOOKS_LIKE="images/", index=index), tmp_path
+
+
+def test_a_whole_dataset_is_counted_measured_and_all_is_well(twin):
+    module, root = twin
+    before = sorted(path for path in root.rglob("*"))
+    text, ok = checks.report(module, root)
+    assert ok and text.endswith("all is well")
+    assert "20 images, 10 patients, 19 masks (1 images have none)" in text
+    assert "a: 10" in text and "b: 10" in text
+    assert "pictures of 60 to 60 x 60 to 60 pixels, 1 sizes" in text
+    assert "1 images have a mask that is empty (1 a)" in text
+    assert "0.0% of the test images have their patient or a near-duplicate in train in the 5 folds" in text
+    assert "licence: MIT" in text and "near-duplicates (correlation above 0.5)" in text
+    assert sorted(path for path in root.rglob("*")) == before
+
+
+def test_a_shuffled_split_is_said_to_give_answers_away(twin):
+    module, root = twin
+    line = next(line for line in checks.report(module, root)[0].split("\n") if "had they been" in line)
+    assert float(line.rpartition("; ")[2].split("%")[0]) > 20
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentences"),
+    [
+        (lambda twin: (twin / "images/03.png").write_bytes(b"no picture"), ["images/03.png"]),
+        (
+            lambda twin: (twin / "images/03.png").write_bytes((twin / "images/03.png").read_bytes()[:99]),
+            ["images/03.png"],
+        ),
+        (lambda twin: (twin / "images/03.png").unlink(), ["b: 9 images; the complete download has 10."]),
+        (lambda twin: (twin / "masks/03.png").unlink(), ["18 masks; the complete download has 19."]),
+        (lambda twin: Image.new("L", (8, 9)).save(twin / "masks/03.png"), ["masks/03.png is 8 x 9 pixels"]),
+        (
+            lambda twin: [(twin / f"images/{i}.png").unlink() for i in (10, 11)],
+            ["9 patients; the complete download has 10.", "a: 9 images", "b: 9 images"],
+        ),
+    ],
+)
+def test_what_is_wrong_is_a_sentence_each(twin, spoil, sentences):
+    module, root = twin
+    spoil(root / "Twin")
+    text, ok = checks.report(module, root)
+    assert not ok
+    wrong = [line for line in text.split("\n") if line.strip().startswith("WRONG")]
+    for sentence in sentences:
+        assert any(sentence in line for line in wrong)
+    assert text.endswith("thing is wrong" if len(wrong) == 1 else "things are wrong")
+
+
+def test_many_broken_files_are_counted_and_some_shown(twin):
+    module, root = twin
+    for path in (root / "Twin/images").iterdir():
+        path.write_bytes(b"")
+    text, ok = checks.report(module, root)
+    assert not ok and "no image can be read" in text
+    assert text.count("WRONG") == checks.SHOWN + 1 and "WRONG  and 10 more" in text
+
+
+def test_near_duplicates_and_labels_that_contradict_are_told(twin):
+    module, root = twin
+    shutil.copy(root / "Twin/images/00.png", root / "Twin/images/05.png")
+    text, ok = checks.report(module, root)
+    assert ok
+    assert "2 images are in 1 groups of near-duplicates" in text
+    assert "2 patients have an image that looks like another patient's: they stay together" in text
+    assert "1 groups of near-duplicates carry contradictory labels" in text and "00.png, 05.png" in text
+
+
+def test_without_patient_ids_groups_stand_in(twin):
+    module, root = twin
+    module.index = lambda archive: index(archive).drop(columns="patient")
+    shutil.copy(root / "Twin/images/00.png", root / "Twin/images/04.png")
+    text, ok = checks.report(module, root)
+    assert ok and "no patient ids" in text and "19 groups stand in for patients" in text
+
+
+def test_an_official_split_that_leaks_is_told_and_mended(twin):
+    module, root = twin
+    official = ["train"] * 12 + ["test"] * 8
+    module.index = lambda archive: index(archive).assign(official=official)
+    shutil.copy(root / "Twin/images/02.png", root / "Twin/images/18.png")
+    text, ok = checks.report(module, root)
+    assert ok and "0.0% of the test images" in text and "by the authors' split" in text
+    assert "2 images are left out of training" in text  # both of the patient whose one image is in test too
+
+
+def test_words_burnt_into_pixels_are_warned_about(twin, monkeypatch):
+    from mednb.datasets import pixels
+
+    module, root = twin
+    read = pixels.read
+    monkeypatch.setattr(pixels, "read", lambda *asked, **how: burnt(read(*asked, **how)))
+    assert "20 files say that words are burnt into their pixels" in checks.report(module, root)[0]
+
+
+def burnt(raw):
+    raw.facts["burned_in"] = True
+    return raw
+
+
+def test_too_few_patients_for_a_split_is_a_sentence(twin):
+    module, root = twin
+    module.index = lambda archive: index(archive).assign(patient="one")
+    text, ok = checks.report(module, root)
+    assert not ok and "cannot be split into 5 folds" in text
+
+
+def test_a_dataset_that_is_not_there_and_one_that_is_drawn(twin):
+    module, root = twin
+    text, ok = checks.report(module, root / "elsewhere")
+    assert not ok and "draw it into <root>/Twin" in text
+    assert checks.report(datasets.named("phantoms"), root)[1]
