@@ -49,6 +49,7 @@ def load(
     stride: int = 1,
     broken: str = "raise",
     curate: bool = False,
+    table: str | Path | None = None,
 ) -> Images:
     """The images of a dataset as size x size pixels, with their masks, patients and splits.
 
@@ -71,6 +72,8 @@ def load(
         and listed in `images.quarantine`.
     curate: whether a training image is left out that looks the same as one before it (see `duplicates.curated`): for
         pretraining. Val and test stay whole.
+    table: of your own images ("folder", whose root is the folder itself): a CSV file with a column image, and patient,
+        label, mask and split where you know them (see `sources.folder`).
     Raises ValueError or FileNotFoundError, one sentence that names the parameter or the file; then nothing is cached.
     """
     settings = decode.Settings(size, resize, around, window, bits, channels, stride, broken)
@@ -80,19 +83,19 @@ def load(
         raise ValueError(f"fold is {fold!r}; it is one of 0 to {store.FOLDS - 1}.")
     if "+" in str(name):
         return mix(name, root, fold=fold, limit=limit, curate=curate, **vars(settings))
-    module = named(name)
+    module = fitted(named(name), root, settings.size, table)
     if module.CARD.folder is None:  # drawn, and the limit is how many
         if (bits, channels, around, window) != (8, 1, None, None):
             raise ValueError(f"{name} are drawn whole in 8 bits; leave out bits, channels, around and window.")
         found = module.stored(settings.size, limit)
     else:
         found = decode.from_archive(module, located(data_root(root), module.CARD, module), settings)
-    table = found.table
+    table, card = found.table, module.card_of(found.table) if hasattr(module, "card_of") else module.CARD
     table.insert(3, "split", store.names(found.splits[fold]))
     table.insert(4, "fold", fold)
     images = Images(
         name=name,
-        card=module.CARD,
+        card=card,
         size=settings.size,
         table=table,
         fingerprint=found.fingerprint,
@@ -108,6 +111,17 @@ def load(
     if limit is not None and limit < len(images):
         images = images.take(splits.at_most(images.table, limit))
     return images
+
+
+def fitted(module: ModuleType, root: str | Path | None, size: int, table: str | Path | None) -> ModuleType:
+    """A source for what was asked: with your table, and with the files that fit the size."""
+    if module.CARD.folder == "" and root is None:
+        raise ValueError(f"{module.CARD.name} needs root: the folder that holds your images.")
+    if table is not None:
+        if not hasattr(module, "with_table"):
+            raise ValueError(f"table is for your own images, 'folder'; {module.CARD.name} has tables of its own.")
+        module = module.with_table(table)
+    return module.sized(size) if hasattr(module, "sized") else module
 
 
 def data_root(root: str | Path | None = None) -> Path:

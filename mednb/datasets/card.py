@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class Card:
     """Two images of this dataset whose thumbnails correlate more than this are near-duplicates."""
     window: str | tuple[float, float] | None = None
     """What is black and what is white when `load` is not told: a name of `pixels.WINDOWS`, or (low, high)."""
+
+    def counted(self, table: pd.DataFrame) -> Card:
+        """This card with the classes that a table has, and how many of each: of your own images, say."""
+        counts = table["label"].value_counts().sort_index()
+        return replace(self, classes=tuple(counts.index), counts=counts.to_dict())
 
     def __str__(self) -> str:
         total = self.n_images or sum(self.counts.values())

@@ -89,7 +89,7 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
 
 def source_text(module: ModuleType) -> str:
     """The text of the file that says which file is which: what was stored by another text is old."""
-    return Path(module.index.__code__.co_filename).read_text(encoding="utf-8")
+    return Path(module.index.__code__.co_filename).read_text(encoding="utf-8") + getattr(module, "version", "")
 
 
 def decode(folder: Path, module: ModuleType, archive: Witness, settings: Settings) -> None:
@@ -206,7 +206,7 @@ def indexed(module: ModuleType, archive: Archive, stride: int) -> pd.DataFrame:
     twice = index["image_id"][index["image_id"].duplicated()]
     if len(twice):
         raise ValueError(f"{archive.where(twice.iloc[0])} is listed twice.")
-    odd = index[~index["label"].isin(card.classes)]
+    odd = index[~index["label"].isin(card.classes or index["label"])]  # your own have the classes that they have
     if len(odd):
         where, label = archive.where(odd["image_id"].iloc[0]), odd["label"].iloc[0]
         raise ValueError(f"{where} has the label {label!r}; {card.name} has {', '.join(card.classes)}.")

@@ -10,12 +10,26 @@ from mednb.datasets.sources import (
     busbra,
     busi,
     camus,
+    cbis_ddsm,
+    cdd_cesm,
+    cmmd,
+    covid_ct,
     echonet,
+    folder,
     hc18,
+    head_ct,
+    imagefolder,
+    inbreast,
+    iq_othnccd,
+    lidc,
+    medmnist,
+    mini_mias,
     oasbud,
     pocus,
+    stl10,
     stu,
     udiat,
+    vindr_mammo,
 )
 
 SOURCES: dict[str, ModuleType] = {
@@ -33,7 +47,22 @@ SOURCES: dict[str, ModuleType] = {
     "echonet": echonet,
     "hc18": hc18,
     # mammography
+    "mini_mias": mini_mias,
+    "cbis_ddsm": cbis_ddsm,
+    "inbreast": inbreast,
+    "cmmd": cmmd,
+    "vindr_mammo": vindr_mammo,
+    "cdd_cesm": cdd_cesm,
     # CT
+    "lidc": lidc,
+    "covid_ct": covid_ct,
+    "head_ct": head_ct,
+    "iq_othnccd": iq_othnccd,
+    # small images of many kinds
+    **medmnist.SETS,
     # photographs
+    "stl10": stl10,
+    "imagefolder": imagefolder,
     # your own
+    "folder": folder.Folder(),
 }

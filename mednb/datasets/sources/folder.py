@@ -1,0 +1,215 @@
+"""Your own images: any folder of pictures, DICOM files, volumes and videos, and a table of what you know of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from mednb.datasets import dicom, pixels, privacy
+from mednb.datasets.archive import Archive
+from mednb.datasets.card import Card
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
+FILMS = (".tif", ".tiff", ".gif", ".nii", ".nii.gz", ".mha", ".mhd", ".avi", ".mp4", ".mkv")  # of one frame or many
+OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf", ".raw", ".zraw", ".zip", ".gz")
+SPLITS = ("train", "val", "test", "")
+UNKNOWN = "unlabelled"
+RESERVED = {"image_id", "masks", "official", "official_fold", "file", "frame", "video", "position", "source", "group"}
+RESERVED |= {
+    "fold",
+    "part",
+    "near_duplicate",
+    "width",
+    "height",
+    "lesions",
+    "lesion_area",
+    "lesion_pixels",
+    "burned_in",
+}
+
+
+class Folder:
+    """The images below the root and, when there is one, the table that describes them.
+
+    table: a CSV file, in the folder or elsewhere. Without it every image counts, the label is the name of the first
+        folder below the root ("unlabelled" for none), and "a_mask.png" beside "a.png" is its mask. With it its rows
+        count, and nothing else does. Its columns:
+            image: the file, below the root. Needed.
+            label: else as without a table.
+            patient: whose it is; kept as a hash. Without this column DICOM files are asked, and where nobody knows,
+                groups of near-duplicates, and the frames of one file, stand in for patients.
+            mask: one file or several with ";" between, below the root.
+            split: train, val or test, or nothing.
+        All others are kept as they are; modality and organ say what the images show.
+    """
+
+    CARD = Card(
+        name="folder",
+        title="yours: a folder of images, with or without a table",
+        folder="",  # the root is the dataset
+        modality="unknown",
+        organ="unknown",
+        task="yours",
+        classes=(),
+        counts={},
+        patients="as your table or your DICOM files have them, kept as hashes; else groups of near-duplicates",
+        masks="yours",
+        licence="yours",
+        citation="yours",
+        how_to_get="root is the folder itself; table is a CSV file with a column image, and patient, label, mask and "
+        "split where you know them",
+    )
+    LOOKS_LIKE = ""
+
+    def __init__(self, table: str | Path | None = None):
+        self.table = table
+
+    def with_table(self, table: str | Path) -> Folder:
+        """The same images with a table."""
+        return Folder(table)
+
+    def card_of(self, table: pd.DataFrame) -> Card:
+        """The card of what was found."""
+        known = table["patient"].str.fullmatch(r"p-[0-9a-f]{10}").all()
+        who = (
+            "of your table or your DICOM files, as hashes"
+            if known
+            else (
+                "groups of near-duplicates, and the frames of one file: nobody names the patients, so one can be on both "
+                "sides of a split; a table with a column patient would help"
+            )
+        )
+        said = {name: " and ".join(map(str, sorted(set(table[name])))) for name in ("modality", "organ")}
+        return replace(self.CARD.counted(table), patients=f"{table['patient'].nunique():,} {who}", **said)
+
+    def index(self, archive: Archive) -> pd.DataFrame:
+        """Every image, frame by frame: image_id, label, masks and, where known, patient and official; then the rest.
+
+        Raises FileNotFoundError for a file that the table names and is not there, a mask without image or a folder
+        without images, and ValueError for a table without what it needs.
+        """
+        rows = self.found(archive) if self.table is None else self.listed(archive)
+        if not rows:
+            raise FileNotFoundError(f"{archive.where()} holds no images; {self.CARD.how_to_get}.")
+        table = pd.DataFrame([frame for row in rows for frame in self.frames(archive, row)])
+        # Who only some images belong to is of no use: the others could belong to the same.
+        return table.drop(columns="patient") if table["patient"].isna().any() else table
+
+    def read(self, archive: Archive, row: tuple) -> pixels.Raw:
+        """One image, also where its name is hidden."""
+        shown, frame = row.image_id.partition("#")[0], getattr(row, "frame", -1)
+        file = shown
+        if shown.startswith("hidden-"):
+            file = next(name for name in archive.names if hidden(name) == shown)
+        try:
+            raw = pixels.read(archive, file, int(frame) if frame >= 0 else None)
+        except ValueError as error:
+            raise ValueError(str(error).replace(file, row.image_id)) from None
+        return replace(raw, where=archive.where(row.image_id))
+
+    @cached_property
+    def version(self) -> str:
+        """What changes when the table is changed."""
+        path = Path(self.table or "")
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def found(self, archive: Archive) -> list[dict]:
+        """A row for every image, with the masks that lie beside it."""
+        files = [name for name in archive.names if suffix(name) in PICTURES + FILMS or is_dicom(archive, name)]
+        rows = {name: {"image": name, "masks": []} for name in files if "_mask" not in stem(name)}
+        of = {(PurePosixPath(name).parent, stem(name)): name for name in rows}
+        for mask in sorted(set(files) - set(rows)):
+            place = PurePosixPath(mask).parent, stem(mask).partition("_mask")[0]
+            if place not in of:
+                raise FileNotFoundError(f"{archive.where(mask)} is a mask without its image {place[1]!r}.")
+            rows[of[place]]["masks"].append(mask)
+        return list(rows.values())
+
+    def listed(self, archive: Archive) -> list[dict]:
+        """The rows of the table."""
+        where, table = self.read_table(archive)
+        table = table.fillna("").apply(lambda column: column.str.strip())
+        if "split" in table and not table["split"].isin(SPLITS).all():
+            odd = table["split"][~table["split"].isin(SPLITS)].iloc[0]
+            raise ValueError(f"{where} has the split {odd!r}; choose train, val or test, or leave it empty.")
+        if "patient" in table and (table["patient"] == "").any():
+            row = table["image"][table["patient"] == ""].iloc[0]
+            raise ValueError(f"{where} does not say whose {row} is; fill the column patient, or leave it out.")
+        taken = sorted(set(table) & RESERVED)
+        if taken:
+            raise ValueError(f"{where} has a column {taken[0]}, a name that mednb gives something else; rename it.")
+        rows = []
+        for row in table.to_dict("records"):
+            masks = [name.strip() for name in row.pop("mask", "").split(";") if name.strip()]
+            for name in (row["image"], *masks):
+                if name not in archive:
+                    raise FileNotFoundError(f"{where} names {name}, which is not in {archive.where()}.")
+            official = {"official": row.pop("split")} if "split" in row else {}
+            patient = {"patient": privacy.hashed(row.pop("patient"))} if "patient" in row else {}
+            rows.append(row | {"masks": masks} | official | patient)
+        return rows
+
+    def read_table(self, archive: Archive) -> tuple[str, pd.DataFrame]:
+        """The table's path, and what is in it as text. It may lie in the folder or anywhere else."""
+        name = str(self.table)
+        if name in archive:
+            return archive.where(name), archive.csv(name, (), "image", dtype=str)
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"table is {name}, which is neither a file nor one in {archive.where()}.")
+        with archive.as_table(str(path.absolute()), "a table"):
+            table = pd.read_csv(path, dtype=str)
+        return str(path), archive.checked(str(path.absolute()), table, (), "image")
+
+    def frames(self, archive: Archive, row: dict) -> list[dict]:
+        """One row of the index for a picture, and one for each frame of a film or volume."""
+        file, label, patient, n = row["image"], PurePosixPath(row["image"]).parts[0], row.get("patient"), 1
+        label, shown = (label if "/" in file else UNKNOWN), file
+        if is_dicom(archive, file):
+            data = archive.read(file)
+            n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
+            patient = patient or (
+                privacy.patient(archive, file) if privacy.identity(data)["PatientID"].strip() else None
+            )
+            shown = hidden(file) if privacy.names_person(file, data) else file
+            label = UNKNOWN if privacy.names_person(label, data) else label
+        elif suffix(file) in FILMS:
+            n = pixels.frames(archive, file)
+        known = {name: value for name, value in row.items() if name not in ("image", "masks")}
+        known |= {"label": row.get("label") or label, "patient": patient}
+        if n == 1:
+            return [{"image_id": shown, **known, "masks": row["masks"]}]
+        return [
+            {"image_id": f"{shown}#{i}", **known, "masks": [{"file": mask, "frame": i} for mask in row["masks"]]}
+            | {"frame": i, "position": i / (n - 1), "video": shown}
+            for i in range(n)
+        ]
+
+
+def suffix(name: str) -> str:
+    """ ".png", and ".nii.gz"; in small letters."""
+    return re.search(r"(\.nii\.gz|\.[^./]*)?$", name.lower())[0]
+
+
+def stem(name: str) -> str:
+    """The file's name without its suffix."""
+    last = PurePosixPath(name).name
+    return last[: len(last) - len(suffix(last))]
+
+
+def is_dicom(archive: Archive, name: str) -> bool:
+    """Whether a file is DICOM, by what it holds: such files have any suffix, or none."""
+    if suffix(name) in PICTURES + FILMS + OTHERS or PurePosixPath(name).name == "DICOMDIR":
+        return False
+    with archive.open(name) as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def hidden(name: str) -> str:
+    """What is shown instead of a name that would tell who the patient is."""
+    return f"hidden-{privacy.hashed(name)[2:]}"
