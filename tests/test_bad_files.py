@@ -205,12 +205,12 @@ def of_volume(ending: str, values: np.ndarray, keep: int | None = None, frame: i
     return make
 
 
-def of_mhd(said: str, raw: int):
+def of_mhd(size: str, raw: str, length: int = 64):
     def make(folder: Path) -> None:
         (folder / "inner").mkdir()
-        (folder / "x.raw").write_bytes(bytes(raw))
-        (folder / "inner/x.raw").write_bytes(bytes(raw))
-        head = f"ObjectType = Image\nNDims = 2\nElementType = MET_UCHAR\n{said}\n"
+        (folder / "x.raw").write_bytes(bytes(length))
+        (folder / "inner/x.raw").write_bytes(bytes(length))
+        head = f"ObjectType = Image\nNDims = 2\nDimSize = {size}\nElementType = MET_UCHAR\nElementDataFile = {raw}\n"
         (folder / "inner/x.mhd").write_text(head)
         look(folder, "inner/x.mhd")
 
@@ -231,11 +231,11 @@ FILMS = {
     "a packed NIfTI cut short": (of_volume(".nii.gz", SLICES, keep=90), "cannot be read as an image"),
     "a slice that is not there": (of_volume(".nii", SLICES, frame=3), "so there is no frame 3"),
     "a volume and no slice named": (of_volume(".nii", SLICES, frame=None), "it holds 3 frames, say which one"),
-    "an MHD without its raw file": (of_mhd("DimSize = 8 8\nElementDataFile = y.raw", 64), "'y.raw', which is not there"),
-    "an MHD that leads out": (of_mhd("DimSize = 8 8\nElementDataFile = ../x.raw", 64), "'../x.raw', which is not there"),
-    "an MHD with half of its pixels": (of_mhd("DimSize = 8 8\nElementDataFile = x.raw", 32), "cannot be read as an image"),
-    "an MHD 30,000 pixels wide": (of_mhd("DimSize = 30000 2\nElementDataFile = x.raw", 64), "30,000 x 2 pixels; more"),
-}  # fmt: skip
+    "an MHD without its raw file": (of_mhd("8 8", "y.raw"), "'y.raw', which is not there"),
+    "an MHD that leads out": (of_mhd("8 8", "../x.raw"), "'../x.raw', which is not there"),
+    "an MHD with half of its pixels": (of_mhd("8 8", "x.raw", 32), "cannot be read as an image"),
+    "an MHD 30,000 pixels wide": (of_mhd("30000 2", "x.raw"), "30,000 x 2 pixels; more"),
+}
 
 # ------------------------------------------------------------------------------------------------ folders and zips
 
@@ -293,7 +293,7 @@ def other_byte(content: bytearray) -> None:
 
 
 def in_both_heads(offsets: tuple[int, int], form: str, value: int) -> Callable[[bytearray], None]:
-    """Write a number where the zip's two heads of a file have it: the one before it and the one in the list at the end."""
+    """Write a number into both heads of a zip's file: the one before it and the one in the list at the end."""
 
     def damage(content: bytearray) -> None:
         struct.pack_into(form, content, content.find(b"PK\3\4") + offsets[0], value)

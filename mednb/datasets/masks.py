@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from mednb.datasets import pixels
@@ -87,11 +88,12 @@ def drawn(mask: dict, shape: tuple[int, int], where: str) -> np.ndarray:
 
 def box(numbers: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     inside = np.zeros(shape, bool)
-    corners = np.sort((numbers.reshape(2, 2) * scale), axis=0)
-    (x0, y0), (x1, y1) = np.rint(corners).clip(0).astype(int)
-    # A box thinner than a pixel still has the pixel that it is in.
-    x0, y0 = min(x0, int(corners[0, 0].clip(0))), min(y0, int(corners[0, 1].clip(0)))
-    inside[y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)] = (corners[1] >= 0).all()
+    sides = []
+    for low, high in np.sort(numbers.reshape(2, 2) * scale, axis=0).T:
+        first, end = max(0, round(low)), max(0, round(high))
+        # A box thinner than a pixel still has the pixel that it is in.
+        sides.append(slice(first, end) if first < end or high < 0 else slice(int(low), int(low) + 1))
+    inside[sides[1], sides[0]] = True
     return inside
 
 
@@ -113,11 +115,15 @@ def polygon(points: np.ndarray, scale: np.ndarray, shape: tuple[int, int]) -> np
     """The pixels whose centre is inside; of a polygon that holds none (a dot, a line), the pixels that it touches."""
     from skimage import draw
 
-    columns, rows = (points * scale - 0.5).T
+    columns, rows = (points * scale).T
     inside = np.zeros(shape, bool)
-    inside[draw.polygon(rows, columns, shape)] = True
+    inside[draw.polygon(rows - 0.5, columns - 0.5, shape)] = True
     if not inside.any():
-        inside[draw.polygon_perimeter(np.rint(rows), np.rint(columns), shape, clip=False)] = True
+        thin = Image.new("L", shape[::-1])
+        corners = np.floor(np.stack([columns, rows], 1)).clip(-1, thin.size)
+        corners = [tuple(corner) for corner in corners.tolist()]
+        ImageDraw.Draw(thin).line([*corners, corners[0]], fill=1)
+        inside = np.asarray(thin) > 0
     return inside
 
 
