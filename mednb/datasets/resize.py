@@ -125,8 +125,8 @@ def drawn_box(image: np.ndarray, name: str, shares: Sequence[float]) -> Box:
     """A square of a lesion's usual size somewhere in the body, drawn from the image's name."""
     digest = hashlib.sha256(name.encode()).digest()
     one, two = (int.from_bytes(digest[i : i + 8], "big") for i in (0, 8))
-    inside, shape = np.argwhere(body(image)), image.shape[-2:]
-    y, x = inside[two % len(inside)]
+    inside, shape = np.flatnonzero(body(image)), image.shape[-2:]
+    y, x = divmod(int(inside[two % len(inside)]), shape[1])
     return square(x, y, max(SMALLEST, shares[one % len(shares)] * max(shape)), shape)
 
 
@@ -151,11 +151,11 @@ def body(image: np.ndarray) -> np.ndarray:
     from skimage.filters import threshold_otsu
 
     grey = image if image.ndim == 2 else image.max(0)
-    step = max(1, max(grey.shape) // 256)
+    step = -(-max(grey.shape) // 256)
     coarse = ndimage.uniform_filter(grey[::step, ::step].astype(np.float32), 3)
     if coarse.min() == coarse.max():
         return np.ones(grey.shape, bool)
     pieces, _ = ndimage.label(coarse > threshold_otsu(coarse) / 4)
-    areas = np.bincount(pieces.flat)[1:]
+    areas = np.bincount(pieces.ravel())[1:]
     large = np.isin(pieces, 1 + np.flatnonzero(areas >= areas.max() / 20))
     return np.repeat(np.repeat(large, step, 0), step, 1)[: grey.shape[0], : grey.shape[1]]

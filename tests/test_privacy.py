@@ -1,0 +1,149 @@
+import multiprocessing
+import re
+import stat
+
+import numpy as np
+import pytest
+from medical_files import dicom
+
+from mednb.datasets import dicom as headers
+from mednb.datasets import pixels, privacy
+from mednb.datasets.archive import Archive
+
+IDENTITY = {
+    "PatientName": "O'Brien^Mary^Ann",
+    "PatientID": "HOSP-0012345",
+    "PatientBirthDate": "19610203",
+    "PatientAddress": "12 Secret Street",
+    "PatientComments": "told me about her sister",
+    "OtherPatientIDs": "INSURANCE-77",
+    "AccessionNumber": "ACC998877",
+    "StudyDate": "20200304",
+    "SeriesTime": "123456",
+    "InstitutionName": "Royal Hidden Hospital",
+    "ReferringPhysicianName": "House^Gregory",
+    "OperatorsName": "Nobody^Knows",
+    "StationName": "ROOM51",
+    "StudyDescription": "second opinion for the mayor",
+    "DeviceSerialNumber": "SN-4711",
+}
+PIXELS = np.random.default_rng(0).integers(0, 4000, (12, 16), dtype=np.uint16)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MEDNB_SALT", raising=False)
+    return tmp_path / "cache"
+
+
+def test_a_hash_is_short_the_same_each_time_and_hides_the_id(cache):
+    one = privacy.hashed("HOSP-0012345")
+    assert re.fullmatch("p-[0-9a-f]{10}", one)
+    assert one == privacy.hashed(" HOSP-0012345 ") != privacy.hashed("HOSP-0012346")
+    assert privacy.hashed(12) == privacy.hashed("12")
+
+
+def test_another_salt_gives_another_hash(cache, monkeypatch):
+    hashes = {privacy.hashed("1"), privacy.hashed("1", salt="a"), privacy.hashed("1", salt="b")}
+    monkeypatch.setenv("MEDNB_SALT", "a")
+    assert privacy.hashed("1") == privacy.hashed("1", salt="a")
+    assert len(hashes) == 3
+
+
+def test_the_salt_is_made_once_and_nobody_else_can_read_it(cache):
+    hashed = privacy.hashed("1")
+    salt = cache / "salt"
+    assert stat.S_IMODE(salt.stat().st_mode) == 0o600
+    assert len(salt.read_text()) == 64 and privacy.hashed("1") == hashed
+    assert [path.name for path in cache.iterdir()] == ["salt"]  # nothing half written is left
+
+
+def hashed_elsewhere(_):
+    return privacy.hashed("1")
+
+
+def test_processes_that_start_at_once_share_one_salt(cache):
+    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+        assert len(set(pool.map(hashed_elsewhere, range(8), chunksize=1))) == 1
+
+
+def test_an_empty_id_is_a_sentence(cache):
+    with pytest.raises(ValueError, match="the patient's id is empty"):
+        privacy.hashed(" ")
+
+
+def test_nothing_of_who_it_is_leaves_the_reader(tmp_path):
+    """Neither in what is read nor in what is kept of the header while frames are read."""
+    dicom(tmp_path / "a.dcm", PIXELS, **IDENTITY, BurnedInAnnotation="YES", WindowCenter=2000, WindowWidth=3000)
+    raw = pixels.read(Archive(tmp_path), "a.dcm")
+    assert raw.facts == {"burned_in": True}
+    kept = pixels.LAST.opened.header
+    for keyword, value in IDENTITY.items():
+        assert keyword not in kept
+        for part in value.split("^"):
+            assert not re.search(rf"\b{part}\b", f"{raw} {kept}")
+
+
+def test_what_is_read_of_a_header_may_name_nobody():
+    for keyword in headers.NEEDED:
+        assert not headers.PERSON.search(keyword)
+    for keyword in set(IDENTITY) - {"StudyDescription", "DeviceSerialNumber"}:
+        assert headers.PERSON.search(keyword)
+
+
+def test_a_source_gets_the_words_of_a_header_but_no_persons(tmp_path):
+    dicom(tmp_path / "a.dcm", PIXELS, **IDENTITY, ViewPosition="MLO", ImageLaterality="L")
+    archive = Archive(tmp_path)
+    assert headers.header(archive, "a.dcm", "ViewPosition", "ImageLaterality", "KVP") == {
+        "ViewPosition": "MLO",
+        "ImageLaterality": "L",
+        "KVP": None,
+    }
+    for keyword in ("PatientName", "PatientID", "StudyDate", "InstitutionName"):
+        with pytest.raises(ValueError, match=f"{keyword} may name a person"):
+            headers.header(archive, "a.dcm", keyword)
+    (tmp_path / "b.dcm").write_bytes(b"no DICOM")
+    with pytest.raises(ValueError, match=r"b\.dcm cannot be read"):
+        headers.header(Archive(tmp_path), "b.dcm", "ViewPosition")
+
+
+def test_the_patient_of_a_file_is_a_hash(cache, tmp_path):
+    for name, patient in (("a", "P1"), ("b", "P1"), ("c", "P2"), ("d", "")):
+        dicom(tmp_path / f"{name}.dcm", PIXELS, PatientID=patient)
+    a, b, c = (privacy.patient(Archive(tmp_path), f"{name}.dcm") for name in "abc")
+    assert a == b == privacy.hashed("P1") != c
+    with pytest.raises(ValueError, match=r"d\.dcm .*the patient's id is empty"):
+        privacy.patient(Archive(tmp_path), "d.dcm")
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("scans/o_brien/1.dcm", True),
+        ("scans/Mary Ann/1.dcm", True),
+        ("hosp-0012345.dcm", True),
+        ("a/19610203/1.dcm", True),
+        ("insurance_77.dcm", True),
+        ("scans/ann-arbor/1.dcm", True),  # rather once too often
+        ("scans/maryland/1.dcm", False),
+        ("scans/case 12/1.dcm", False),
+    ],
+)
+def test_a_path_that_names_the_patient_is_noticed(tmp_path, path, told):
+    data = dicom(tmp_path / "a.dcm", PIXELS, **IDENTITY).read_bytes()
+    assert privacy.names_person(path, data) == told
+
+
+def test_a_file_without_identity_names_nobody(tmp_path):
+    data = dicom(tmp_path / "a.dcm", PIXELS, PatientID="", PatientName="").read_bytes()
+    assert not privacy.names_person("any/path at all.dcm", data)
+
+
+@pytest.mark.parametrize(("said", "warned"), [("YES", True), ("NO", False), (None, False)])
+def test_words_burnt_into_the_pixels_are_warned_about(tmp_path, said, warned):
+    dicom(tmp_path / "a.dcm", PIXELS, **({"BurnedInAnnotation": said} if said else {}))
+    sentence = privacy.burnt_in(pixels.read(Archive(tmp_path), "a.dcm"))
+    assert (sentence is not None) == warned
+    if warned:
+        assert "a.dcm has annotations burnt into its pixels" in sentence
