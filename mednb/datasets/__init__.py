@@ -103,6 +103,7 @@ def load(
         stored_pixels=found.pixels,
         stored_masks=found.masks,
         quarantine=found.quarantine,
+        stored_thumbnails=found.thumbnails,
     )
     images = splits.usable(images)
     if curate and "near_duplicate" in images.table:
@@ -144,7 +145,8 @@ def describe_all(root: str | Path | None = None) -> str:
     for name, module in DATASETS.items():
         card = module.CARD
         there = "drawn" if card.folder is None else "there" if is_there(name, root) else "-"
-        images = f"{sum(card.counts.values()):,} images" if card.counts else ""
+        total = card.n_images or sum(card.counts.values())
+        images = f"{total:,} images" if total else ""
         classes = ", ".join(card.classes[:4]) + (", ..." if len(card.classes) > 4 else "")
         lines.append(f"{name:<20} {there:<6} {images:>15}   {card.modality}: {classes}   {card.title}")
     return "\n".join(lines)
@@ -175,4 +177,5 @@ def check(name: str, root: str | Path | None = None) -> tuple[str, bool]:
     """Read every file of the dataset and report all that is wrong; see `mednb.datasets.checks`."""
     from mednb.datasets.checks import report
 
-    return report(named(name), data_root(root))
+    reports, well = zip(*(report(named(each), data_root(root)) for each in name.split("+")), strict=True)
+    return "\n".join(reports), all(well)

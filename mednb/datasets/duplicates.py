@@ -19,13 +19,9 @@ ultrasound up to 0.8, mammograms up to 0.97), and the threshold is higher; the p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from mednb.datasets.images import Images
 
 SIDE = 48
 SCALE = 6.0  # standard deviation, in thumbnail pixels, of the neighbourhood that an image is normalised by
@@ -44,11 +40,9 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def thumbnails(images: Images) -> np.ndarray:
-    """(N, 48, 48) uint8 of images as they were loaded."""
-    return (
-        np.stack([thumbnail(image) for image in images.pixels]) if len(images) else np.zeros((0, SIDE, SIDE), np.uint8)
-    )
+def thumbnails(pixels: Iterable[np.ndarray]) -> np.ndarray:
+    """(N, 48, 48) uint8 of images, each as `thumbnail` takes it."""
+    return np.array([thumbnail(image) for image in pixels], np.uint8).reshape(-1, SIDE, SIDE)
 
 
 def normalised(thumbnails: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mednb.datasets import splits
+from mednb.datasets import duplicates, splits
 from mednb.datasets.card import Card
 
 
@@ -34,6 +34,7 @@ class Images:
     members: dict[str, str] | None = None  # of a mix: the split_hash of each dataset in it
     left_out: pd.DataFrame | None = None  # images that no split may have: image_id, patient, label, why
     quarantine: pd.DataFrame | None = None  # images that could not be read: image_id, why
+    stored_thumbnails: np.ndarray | None = field(repr=False, default=None)
 
     def __post_init__(self) -> None:
         splits.assert_disjoint(self.table)  # whatever is trained or tested on takes Images, so a leak goes nowhere
@@ -54,6 +55,13 @@ class Images:
         if self.stored_masks is None or self.rows is None:
             return self.stored_masks
         return self.stored_masks[self.rows]
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """(N, 48, 48) uint8 of the whole pictures, however they were resized: near-duplicates are found by them."""
+        if self.stored_thumbnails is None:
+            return duplicates.thumbnails(self.pixels)
+        return self.stored_thumbnails if self.rows is None else self.stored_thumbnails[self.rows]
 
     @cached_property
     def labels(self) -> np.ndarray:

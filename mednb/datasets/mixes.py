@@ -76,7 +76,7 @@ def mix(
         split: test wins over val, val over train, and those on the other side are left out. None: not looked for.
     reading: what else `load` takes.
 
-    Patients, groups and image_ids are named after their dataset ("busi/benign (1)"), so that two patients with one
+    Patients, groups, cases, videos and image_ids are named after their dataset ("busi/benign (1)"), so that two patients with one
     number stay two. Labels are too ("busi/benign"), unless the datasets have the same classes. Masks of a dataset
     without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
     """
@@ -107,9 +107,9 @@ def joined(members: Sequence[Images]) -> Images:
     tables, rows = [], []
     for start, member in zip(starts, members, strict=False):
         table, prefix = member.table.copy(), member.name + "/"
-        for column in ["image_id", "patient", "group", *([] if shared else ["label"])]:
+        for column in ["image_id", "patient", "group", "case", "video", *([] if shared else ["label"])]:
             if column in table:
-                table[column] = prefix + table[column].astype(str)
+                table[column] = (prefix + table[column].astype(str)).where(table[column].notna())
         tables.append(table.assign(dataset=member.name))
         rows.append(start + (np.arange(len(member)) if member.rows is None else member.rows))
     table = pd.concat(tables, ignore_index=True)
@@ -117,6 +117,9 @@ def joined(members: Sequence[Images]) -> Images:
     masks = None
     if any(member.stored_masks is not None for member in members):
         masks = Joined([masks_of(member) for member in members])
+    thumbnails = None
+    if all(member.stored_thumbnails is not None for member in members):
+        thumbnails = Joined([member.stored_thumbnails for member in members])
     whole = all(member.rows is None for member in members)
     return Images(
         name=name,
@@ -128,6 +131,7 @@ def joined(members: Sequence[Images]) -> Images:
         stored_pixels=Joined([member.stored_pixels for member in members]),
         stored_masks=masks,
         rows=None if whole else np.concatenate(rows),
+        stored_thumbnails=thumbnails,
         members={member.name: member.split_hash for member in members},
     )
 
@@ -171,7 +175,7 @@ def card_of(name: str, cards: Sequence[Card], shared: bool) -> Card:
 
 def apart(images: Images, threshold: float) -> Images:
     """The images of a mix without those that look like one of another dataset in a split that wins over theirs."""
-    thumbnails, of = duplicates.thumbnails(images), images.table["dataset"].to_numpy(str)
+    thumbnails, of = images.thumbnails, images.table["dataset"].to_numpy(str)
     names, ties = list(dict.fromkeys(of)), [(np.empty(0, int), np.empty(0, int))]
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
