@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mednb.datasets import pixels
-from mednb.datasets.pixels import Raw, sized, there
+from mednb.datasets.pixels import Raw, quiet, sized, there
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -57,16 +53,6 @@ NEEDED = (
 
 PERSON = re.compile("Name|PatientID|Birth|Date|Time|Address|Telephone|Accession|Institution|Station|Comments|History")
 """In the keywords of elements that may name a person, a place or a day."""
-
-QUIET = threading.RLock()  # the filters of warnings belong to the whole process
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the many warnings about headers that are not quite as the standard wants them."""
-    with QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def header(archive: Archive, file: str, *keywords: str) -> dict:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
@@ -234,7 +235,8 @@ class Picture:
 
     def __init__(self, data: bytes, format: str):
         self.format = format
-        self.image = plugins()[format](io.BytesIO(data))
+        with quiet() if format == "TIFF" else nullcontext():
+            self.image = plugins()[format](io.BytesIO(data))
         sized(*self.image.size)
 
     def frames(self) -> int:
@@ -246,9 +248,7 @@ class Picture:
             there(frame, self.frames())
             image.seek(frame)
             sized(*image.size)
-        if image.mode == "L":
-            return Raw(np.asarray(image))
-        if image.mode == "P" and not colours:
+        if (image.mode == "L" and "transparency" not in image.info) or (image.mode == "P" and not colours):
             return Raw(np.asarray(image))
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             from PIL import Image
@@ -268,6 +268,17 @@ class Picture:
 
 
 # ---------------------------------------------------------------------------------------------- what is wrong with it
+
+
+QUIET = threading.RLock()  # the filters of warnings belong to the whole process
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the many warnings about headers that are not quite as their standard wants them."""
+    with QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

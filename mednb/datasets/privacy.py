@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mednb.datasets import pixels
-from mednb.datasets.pixels import Raw
+from mednb.datasets.pixels import Raw, quiet
 
 if TYPE_CHECKING:
     from mednb.datasets.archive import Archive
@@ -63,8 +63,6 @@ def patient(archive: Archive, file: str) -> str:
 def identity(data: bytes) -> dict[str, str]:
     """What names the person in a DICOM file, to be compared and forgotten: never returned by anything else here."""
     import pydicom
-
-    from mednb.datasets.dicom import quiet
 
     with quiet():
         header = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True, specific_tags=list(NAMES))
