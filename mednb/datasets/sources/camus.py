@@ -50,17 +50,19 @@ FACTS = {"Age": "age", "Sex": "sex", "ImageQuality": "quality", "EF": "ef", "LVe
 def index(archive: Archive) -> pd.DataFrame:
     """The images <patient>_<view>_<instant>, with their masks ..._gt and what Info_<view>.cfg says.
 
-    Raises FileNotFoundError for an image without its mask or .cfg, ValueError for a mask without image, a line of a
-    .cfg that is not right, or a patient who is in no official split or in two.
+    Raises FileNotFoundError for an image without its mask or .cfg and a mask without its image, ValueError for a .cfg
+    that is not right, or a patient who is in no official split or in two.
     """
-    official, rows, masks = splits(archive), [], []
+    official, rows = splits(archive), []
+    for match in archive.matching(r"(.*_[24]CH_(?:ED|ES))_gt(\.nii\.gz|\.nii|\.mhd)"):
+        if match[1] + match[2] not in archive:
+            raise FileNotFoundError(f"{archive.where(match[0])} is a mask without its image")
     told = cache(lambda folder, view: facts(archive, f"{folder}Info_{view}.cfg"))
     for match in archive.matching(IMAGE):
         place, patient, view, instant, ending = match.groups()
         mask = match[0].removesuffix(ending) + "_gt" + ending
         if place != "testing":
             archive.entry(mask)
-            masks.append(mask)
         row = {
             "image_id": match[0],
             "label": "unlabelled",
@@ -76,7 +78,6 @@ def index(archive: Archive) -> pd.DataFrame:
                 raise ValueError(f"{archive.where(match[0])} is of a patient whom no file of database_split names")
             row["official"] = official[patient]
         rows.append(row | told(f"{place}/{patient}/", view))
-    archive.exactly(masks, r".*_[24]CH_(ED|ES)_gt(\.nii\.gz|\.nii|\.mhd)", "an image")
     return pd.DataFrame(rows)
 
 

@@ -27,8 +27,8 @@ CARD = Card(
     "diagnostic and artificial intelligence research, Scientific Data 9 (2022) 122, doi:10.1038/s41597-022-01238-0; "
     "data doi:10.7937/29kw-ae92",
     how_to_get="with IBM Aspera from https://www.cancerimagingarchive.net/collection/cdd-cesm/: the images, "
-    "Radiology-manual-annotations.xlsx and Radiology_hand_drawn_segmentations_v2.csv; put the two tables and the folders "
-    "'Low energy images of CDD-CESM' and 'Subtracted images of CDD-CESM' into <root>/CDD-CESM",
+    "Radiology-manual-annotations.xlsx and Radiology_hand_drawn_segmentations_v2.csv; put the two tables and the "
+    "folders 'Low energy images of CDD-CESM' and 'Subtracted images of CDD-CESM' into <root>/CDD-CESM",
     alike=0.97,
     defects=(
         "Two pictures of everything: 'energy' says low or subtracted. The subtracted ones are no common mammograms.",

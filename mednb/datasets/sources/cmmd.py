@@ -29,7 +29,7 @@ CARD = Card(
     "anywhere below <root>/CMMD",
     alike=0.97,
     defects=(
-        "729 of 2,601 breasts (1,458 images) have no row in the spreadsheet and are unlabelled: mostly the healthy side.",
+        "729 of 2,601 breasts (1,458 images) have no row in the spreadsheet and are unlabelled, mostly healthy.",
         "The side in the header of some images is wrong (16, by TOMPEI-CMMD), so some ten breasts miss their row, and "
         "their label.",
         "Side and view stand in the headers only, which are read once.",

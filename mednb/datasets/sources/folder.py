@@ -80,8 +80,8 @@ class Folder:
             "of your table or your DICOM files, as hashes"
             if known
             else (
-                "groups of near-duplicates, and the frames of one file: nobody names the patients, so one can be on both "
-                "sides of a split; a table with a column patient would help"
+                "groups of near-duplicates, and the frames of one file: nobody names the patients, so one can be on "
+                "both sides of a split; a table with a column patient would help"
             )
         )
         said = {name: " and ".join(map(str, sorted(set(table[name])))) for name in ("modality", "organ")}

@@ -16,9 +16,9 @@ CARD = Card(
     task="normal, benign or malignant",
     classes=("normal", "benign", "malignant"),
     counts={"normal": 416, "benign": 120, "malignant": 561},
-    patients="110 by the authors (55 normal, 15 benign, 40 malignant), but the download does not tell whose a slice is: "
-    "groups of near-duplicates stand in for them, 124 at a correlation of 0.6. Slices of one patient that do not look "
-    "alike can still be on both sides of a split; 6 groups hold images of several classes, so of several patients",
+    patients="110 by the authors (55 normal, 15 benign, 40 malignant), but the download does not tell whose a slice "
+    "is: groups of near-duplicates stand in for them, 124 at a correlation of 0.6. Slices of one patient that do not "
+    "look alike can still be on both sides of a split; 6 groups hold images of several classes, so of several patients",
     masks="none",
     licence="CC BY 4.0 by others' word; the record itself was not read",
     citation="H. Alyasriy, M. AL-Huseiny, The IQ-OTH/NCCD lung cancer dataset, Mendeley Data V4 (2023), "
@@ -28,8 +28,8 @@ CARD = Card(
     tested_on="real files",
     alike=0.6,  # 124 groups for 110 patients
     defects=(
-        "Neighbouring slices of one patient are scattered over the numbering and 42 pairs are identical: a random split "
-        "leaks, so accuracies from one mean little.",
+        "Neighbouring slices of one patient are scattered over the numbering and 42 pairs are identical: a random "
+        "split leaks, so accuracies from one mean little.",
         "Some malignant slices are 623 x 512 or 801 x 512 and all others square: the format gives the label away.",
         "Windowed by the authors, 8 bits: no Hounsfield units.",
     ),

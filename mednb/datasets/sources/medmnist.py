@@ -144,8 +144,9 @@ class Set:
         file, frame = row.image_id.partition("#")[0], row.frame
         key = (archive.where(file), archive.version(file))
         if getattr(LAST, "key", None) != key or frame <= LAST.at:
-            LAST.key, LAST.images = key, enumerate(unpacked(archive, file))
-        for LAST.at, values in LAST.images:
+            LAST.key, LAST.at, LAST.images = key, -1, unpacked(archive, file)
+        for values in LAST.images:
+            LAST.at += 1
             if LAST.at == frame:
                 return Raw(values, where=archive.where(row.image_id))
         raise ValueError(f"it has {LAST.at + 1:,} images")

@@ -21,8 +21,8 @@ CARD = Card(
     n_masks=119,
     masks="no outlines: the 119 circles of Info.txt, filled, some of them much larger than the abnormality; 4 images "
     "with an abnormality have none",
-    licence="research only, may not be rented, leased or sold (Licence.txt, 1995); the owner later put the films in full "
-    "resolution on Apollo (Cambridge) under CC BY",
+    licence="research only, may not be rented, leased or sold (Licence.txt, 1995); the owner later put the films in "
+    "full resolution on Apollo (Cambridge) under CC BY",
     citation="J. Suckling et al., The Mammographic Image Analysis Society Digital Mammogram Database, Exerpta Medica, "
     "International Congress Series 1069 (1994) 375-378; films in full resolution: "
     "https://www.repository.cam.ac.uk/handle/1810/250394",

@@ -87,8 +87,8 @@ def read(archive: Archive, row: tuple) -> Raw:
     # A sample is c / 2 f deep, since the sound goes there and back; a line is as wide as its share of the aperture.
     height = round(samples * (SOUND / (2 * RATE)) / (APERTURE / lines))
     square = np.asarray(Image.fromarray(envelope).resize((lines, height), Image.Resampling.BOX))
-    decibels = 20 * np.log10(np.maximum(square / square.max(), 10 ** (-DYNAMIC / 20)))
-    return Raw(decibels, (-DYNAMIC, 0), where=archive.where(row.image_id), hounsfield=False)
+    decibels = 20 * np.log10(np.maximum(square / square.max(), 1e-9))
+    return Raw(decibels.clip(-DYNAMIC, 0), (-DYNAMIC, 0), where=archive.where(row.image_id), hounsfield=False)
 
 
 def outlines(region: np.ndarray) -> list[dict]:

@@ -63,14 +63,15 @@ def index(archive: Archive) -> pd.DataFrame:
     recordings = metadata(archive)
     rows = [row(archive, recordings, match) for match in archive.matching(MADE)]
     if not rows:
+        videos = archive.matching(RECORDED % ("videos", MOVES))
+        if not videos:
+            raise FileNotFoundError(f"{archive.where('data')} holds neither image_dataset nor pocus_videos")
         rows = [row(archive, recordings, match) for match in archive.matching(RECORDED % ("images", STANDS))]
-        for match in archive.matching(RECORDED % ("videos", MOVES)):
+        for match in videos:
             whole = row(archive, recordings, match)
             count, step = pixels.frames(archive, match[0]), max(1, int(rate(recordings, match["source"]) / A_SECOND))
             for frame in range(0, count, step)[:MOST]:
                 rows.append(whole | {"image_id": f"{match[0]}#{frame}", "frame": frame})
-    if not rows:
-        raise FileNotFoundError(f"{archive.where('data')} holds neither image_dataset nor pocus_videos")
     return pd.DataFrame(rows)
 
 

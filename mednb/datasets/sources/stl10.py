@@ -27,8 +27,8 @@ CARD = Card(
     licence="taken from ImageNet, whose terms allow research; the page states no licence",
     citation="A. Coates, H. Lee, A. Y. Ng, An analysis of single-layer networks in unsupervised feature learning, "
     "AISTATS 2011, PMLR 15, 215-223 (no DOI)",
-    how_to_get="`mednb data get stl10`, or stl10_binary.tar.gz from https://cs.stanford.edu/~acoates/stl10/ unpacked so "
-    "that there is <root>/STL-10/stl10_binary/train_X.bin",
+    how_to_get="`mednb data get stl10`, or stl10_binary.tar.gz from https://cs.stanford.edu/~acoates/stl10/ unpacked "
+    "so that there is <root>/STL-10/stl10_binary/train_X.bin",
     alike=0.9,
     defects=(
         "The unlabelled images hold other animals and vehicles too.",

@@ -39,6 +39,7 @@ LOOKS_LIKE = "breast-level_annotations.csv"
 LABELS = {"1": "normal", "2": "benign", "3": "benign", "4": "suspicious", "5": "suspicious"}
 OFFICIAL = {"training": "train", "test": "test"}
 COLUMNS = ("study_id", "laterality", "view_position", "breast_birads", "breast_density", "split")
+IDS = {"study_id": str, "image_id": str}  # hexadecimal, and not numbers where no letter is in them
 BOX = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -48,7 +49,7 @@ def index(archive: Archive) -> pd.DataFrame:
     Besides label and patient (the examination): official, side, view, birads, density ("A" to "D") and findings.
     Raises FileNotFoundError for a row without image and ValueError for an image without row or an odd value.
     """
-    table = archive.csv(LOOKS_LIKE, COLUMNS, "image_id")
+    table = archive.csv(LOOKS_LIKE, COLUMNS, "image_id", dtype=IDS)
     birads = table["breast_birads"].astype(str).str.removeprefix("BI-RADS ").str.strip()
     for column, values, allowed in (("breast_birads", birads, LABELS), ("split", table["split"], OFFICIAL)):
         if not values.isin(list(allowed)).all():
@@ -63,14 +64,14 @@ def index(archive: Archive) -> pd.DataFrame:
         if match[0] not in listed:
             raise ValueError(f"{archive.where(match[0])} has no row in {LOOKS_LIKE}.")
 
-    found = archive.csv("finding_annotations.csv", ("image_id", "finding_categories", *BOX)).dropna(subset=list(BOX))
+    found = archive.csv("finding_annotations.csv", ("image_id", "finding_categories", *BOX), dtype=IDS)
+    found = found.dropna(subset=list(BOX))  # the other rows say that nothing was found
     boxes = {
         image: [{"box": box} for box in each[list(BOX)].to_numpy().tolist()]
         for image, each in found.groupby("image_id")
     }
-    words = found.groupby("image_id")["finding_categories"].agg(
-        lambda said: "; ".join(dict.fromkeys(said.str.strip("[]'")))
-    )
+    said = found.groupby("image_id")["finding_categories"].agg("".join).str.findall(r"'([^']+)'")
+    words = said.map(lambda words: "; ".join(dict.fromkeys(words)))
     return pd.DataFrame(
         {
             "image_id": files,
