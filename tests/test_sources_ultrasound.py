@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import twins_ultrasound as twins
+from scipy import ndimage
 
 from mednb import datasets
 from mednb.datasets import DATASETS, masks, pixels
@@ -98,7 +99,8 @@ def test_a_mask_lies_on_its_lesion_and_covers_all_of_it(twin):
         image, mask = read(twin, row)
         if mask.any():
             seen += 1
-            assert np.quantile(image[mask], 0.9) < 110, row.image_id
+            within = ndimage.binary_erosion(mask)  # pixels on the edge are partly bright
+            assert within.any() and np.quantile(image[within], 0.95) < 100, row.image_id
             assert image[~mask].mean() > 120, row.image_id
             assert (image < 60).sum() <= 1.15 * mask.sum(), row.image_id
     expected = {"bus_uclm": 12, "breast": 10, "camus mhd": 20, "pocus": 0, "pocus made": 0, "hc18": 9}
