@@ -244,9 +244,10 @@ def finish(
             for shelf in shelves.values():
                 shelf.keep(np.flatnonzero(~broken))
         index, facts = (table[~broken].reset_index(drop=True) for table in (index, facts))
-    said = {"patient": None, "label": None, "modality": card.modality, "organ": card.organ, "source": card.name}
-    table = index.drop(columns="masks").assign(**{name: said[name] for name in said if name not in index})
-    table = pd.concat([table, facts.drop(columns=["row", "why"])], axis=1)
+    facts = facts.drop(columns=["row", "why"])
+    said = {"modality": card.modality, "organ": card.organ, "source": card.name}
+    table = index.drop(columns=["masks", *(name for name in facts if name in index)])
+    table = table.assign(**{name: said[name] for name in said if name not in index}).join(facts)
     for column in table.columns[table.dtypes == object]:  # a column of one kind, as a file needs it
         table[column] = table[column].map(str, na_action="ignore")
 
@@ -255,7 +256,9 @@ def finish(
     if "patient" not in index:
         table["patient"] = stand_ins(table, first)
     table["group"] = splits.together(table["patient"].to_numpy(str), first)
-    table["near_duplicate"] = ~duplicates.curated(thumbnails, within=first)
+    several = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
+    table["near_duplicate"] = False
+    table.loc[several, "near_duplicate"] = ~duplicates.curated(thumbnails[several], within=first[several])
     store.write_table(folder, table, fingerprint(folder, card.name, index, settings))
     (folder / "facts.jsonl").unlink()
 

@@ -47,12 +47,13 @@ def thumbnails(pixels: Iterable[np.ndarray]) -> np.ndarray:
 
 def normalised(thumbnails: np.ndarray) -> np.ndarray:
     """(N, 48, 48) uint8 -> (N, 48 * 48) float32 of mean 0 and length 1: the product of two is their correlation."""
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter1d
 
+    blur = gaussian_filter1d(np.eye(SIDE, dtype=np.float32), SCALE, axis=0)  # as a matrix, which is many times faster
     values = thumbnails.astype(np.float32)
-    values -= gaussian_filter(values, (0, SCALE, SCALE))
+    values -= blur @ values @ blur.T
     # Two grey levels of noise keep a black border from being blown up into texture.
-    values /= np.sqrt(gaussian_filter(values**2, (0, SCALE, SCALE)) + 4)
+    values /= np.sqrt(blur @ values**2 @ blur.T + 4)
     values = values.reshape(len(values), -1)
     values -= values.mean(1, keepdims=True)
     return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)

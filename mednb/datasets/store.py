@@ -235,8 +235,8 @@ def write_table(folder: Path, table: pd.DataFrame, fingerprint: str | None = Non
     each = [splits.of_fold(parts, fold, FOLDS, groups) for fold in range(FOLDS)]
     codes = np.stack([pd.Categorical(names, SPLITS).codes for names in each])
     hashes = [splits.split_hash(table[["image_id"]].assign(split=names)) for names in each]
-    key = (folder / "key").read_text(encoding="utf-8")
-    about = {"fingerprint": fingerprint or key, "split_hashes": hashes, "masked": (folder / "masks.npy").exists()}
+    fingerprint = fingerprint or (folder / "key").read_text(encoding="utf-8")
+    about = {"fingerprint": fingerprint, "split_hashes": hashes, "masked": (folder / "masks.npy").exists()}
     with writable(table.memory_usage(deep=True).sum()):
         np.save(folder / "splits.npy", codes)
         table.to_parquet(folder / "table.parquet", index=False)
