@@ -56,14 +56,15 @@ def index(archive: Archive) -> pd.DataFrame:
     traced["FileName"] = traced["FileName"].str.removesuffix(".avi")
     about, rows = videos.set_index("FileName"), []
     split, length = about["Split"].to_dict(), about["NumberOfFrames"].to_dict()
-    for (name, frame), chords in traced.groupby(["FileName", "Frame"], sort=False):
+    ends, frames = traced[ENDS].to_numpy(), traced.groupby(["FileName", "Frame"]).indices
+    for (name, frame), chords in sorted(frames.items(), key=lambda item: item[1][0]):  # in the order of the table
         if not 0 <= frame < length.get(name, 0):
             continue
         rows.append(
             {
                 "image_id": f"Videos/{name}.avi#{int(frame)}",
                 "label": "unlabelled",
-                "masks": [{"polygon": outline(chords[ENDS].to_numpy())}],
+                "masks": [{"polygon": outline(ends[chords])}],
                 "patient": name,
                 "official": split[name],
                 "video": name,

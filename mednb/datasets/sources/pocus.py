@@ -37,6 +37,8 @@ CARD = Card(
         "Counts and patients are of the Creative Commons part, as images of data/image_dataset with 4 frames of a "
         "video. The repository has more: in October 2020 182 videos and 59 images with a certain label.",
         "A video's frames look alike: split by patient, never by frame.",
+        "Pneu_northumbria_0409_set3_vid1 and Reg_northumbria_0409_set3_vid1 look like one recording with two labels; "
+        "patient 37 has recordings of two classes.",
         "Sources differ by class: websites, scanners and cropping may tell a network more than the lung does.",
         "Of the repository's videos 3 frames a second are read and at most 30, as the authors' script has it; the rate "
         "is the table's, or 25 a second where it has none; label_uncertain is left out.",
