@@ -54,6 +54,6 @@ def index(archive: Archive) -> pd.DataFrame:
     odd = table[~table["hemorrhage"].isin([0, 1])]
     if len(odd):
         where, row = archive.where("labels.csv"), odd.iloc[0]
-        raise ValueError(f"{where} says hemorrhage {row['hemorrhage']!r} of {row['id']}; it should be 0 or 1.")
+        raise ValueError(f"{where} says hemorrhage {row['hemorrhage']} of {row['id']}; it should be 0 or 1.")
     labels = [CARD.classes[int(yes)] for yes in table["hemorrhage"]]
     return pd.DataFrame({"image_id": [files[n] for n in table["id"]], "label": labels, "masks": [[] for _ in labels]})

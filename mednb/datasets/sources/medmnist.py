@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+from numpy.lib.format import read_array, read_array_header_1_0, read_array_header_2_0, read_magic
 
 from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
@@ -76,8 +77,8 @@ class Set:
             classes=(*self.labels, "none") if self.many else tuple(self.labels),
             counts={},
             n_images=sum(n.values()),
-            patients="not told; the official split is by patient where the source is, says the paper. Groups of images "
-            "that are all but the same stand in for patients",
+            patients="not told: each image counts as one, and those that are all but the same stay together. The "
+            "official split is by patient where the source's is, says the paper",
             masks="none",
             licence=self.about["license"],
             citation="J. Yang, R. Shi, D. Wei et al., MedMNIST v2: a large-scale lightweight benchmark for 2D and 3D "
@@ -106,26 +107,30 @@ class Set:
         return names[min((size for size in there if size >= self.size), default=there[-1])]
 
     def index(self, archive: Archive) -> pd.DataFrame:
-        """All images: columns image_id ("organsmnist_64.npz#17"), frame, label, masks, official; of sets with several
-        labels also findings.
+        """All images: columns image_id ("organsmnist_64.npz#17"), frame, label, masks, patient, official; of sets with
+        several labels also findings.
 
         Raises ValueError that names the file for numbers that are not those of the set.
         """
-        file, tables = self.file(archive), []
+        file, n, codes, tables = self.file(archive), {}, {}, []
         with archive.on_disk(file) as path:
             try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    codes = {part: arrays[f"{part}_labels"].astype(int) for part in PARTS}
-                    images = {part: shape_in(path, part) for part in PARTS}
+                with zipfile.ZipFile(path) as arrays:
+                    for part in PARTS:
+                        with arrays.open(f"{part}_images.npy") as numbers:
+                            n[part] = header(numbers)[0][0]
+                        with arrays.open(f"{part}_labels.npy") as numbers:
+                            codes[part] = read_array(numbers).astype(int)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{archive.where(file)} cannot be read: {error}; download it again") from error
         for part in PARTS:
-            if len(codes[part]) != images[part][0]:
-                said = f"{len(codes[part]):,} labels of {images[part][0]:,} images"
+            if len(codes[part]) != n[part]:
+                said = f"{len(codes[part]):,} labels of {n[part]:,} images"
                 raise ValueError(f"{archive.where(file)} has {said} of {part}; download it again")
             tables.append(self.labelled(codes[part], archive.where(file)).assign(official=part))
         table = pd.concat(tables, ignore_index=True)
         table.insert(0, "image_id", [f"{file}#{i}" for i in range(len(table))])
+        table["patient"] = [str(i) for i in range(len(table))]
         return table.assign(frame=range(len(table)), masks=[[] for _ in range(len(table))])
 
     def labelled(self, codes: np.ndarray, where: str) -> pd.DataFrame:
@@ -174,17 +179,11 @@ def unpacked(archive: Archive, file: str) -> Iterator[np.ndarray]:
 
 def header(numbers: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the array that begins here, as .npy files have it; afterwards its numbers follow."""
-    version = np.lib.format.read_magic(numbers)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = read_array_header_1_0 if read_magic(numbers) == (1, 0) else read_array_header_2_0
     shape, fortran, dtype = read(numbers)
     if fortran or dtype != np.uint8 or len(shape) not in (3, 4):
         raise ValueError(f"it holds numbers of type {dtype} and shape {shape}, which are no images")
     return shape, dtype
-
-
-def shape_in(path: Path, part: str) -> tuple[int, ...]:
-    with zipfile.ZipFile(path) as arrays, arrays.open(f"{part}_images.npy") as numbers:
-        return header(numbers)[0]
 
 
 SETS = {key: Set(key, about) for key, about in info().items() if key in SHOWS}

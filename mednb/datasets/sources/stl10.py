@@ -22,7 +22,7 @@ CARD = Card(
     task="ten classes; unlabelled images for pretraining; official train and test",
     classes=(*THINGS, "unlabelled"),
     counts=dict.fromkeys(THINGS, 1300) | {"unlabelled": 100_000},
-    patients="none: each photograph stands for itself, near-duplicates stay together",
+    patients="none: each photograph counts as one, near-duplicates stay together",
     masks="none",
     licence="taken from ImageNet, whose terms allow research; the page states no licence",
     citation="A. Coates, H. Lee, A. Y. Ng, An analysis of single-layer networks in unsupervised feature learning, "
@@ -44,7 +44,8 @@ BYTES = 3 * SIDE * SIDE
 
 
 def index(archive: Archive) -> pd.DataFrame:
-    """All images of the three files: columns image_id ("stl10_binary/train_X.bin#17"), frame, label, masks, official.
+    """All images of the three files: columns image_id ("stl10_binary/train_X.bin#17"), frame, label, masks, official,
+    patient.
 
     Raises FileNotFoundError for a missing file and ValueError for one of another length, or a label that is none.
     """
@@ -59,6 +60,7 @@ def index(archive: Archive) -> pd.DataFrame:
             raise ValueError(f"{archive.where(file)} is cut off: images have {BYTES:,} bytes each. Download it again.")
         labels = np.full(n, "unlabelled", object) if part == "unlabeled" else named(archive, part, n)
         table = pd.DataFrame({"image_id": [f"{file}#{i}" for i in range(n)], "frame": range(n), "label": labels})
+        table["patient"] = [f"{part} {i}" for i in range(n)]
         tables.append(table.assign(masks=[[] for _ in range(n)], official=official))
     return pd.concat(tables, ignore_index=True)
 
