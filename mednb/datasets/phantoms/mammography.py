@@ -102,8 +102,8 @@ def screened(rng: np.random.Generator, people: pd.DataFrame) -> pd.DataFrame:
     suspicion = people["suspicion"].fillna(0).to_numpy()
     lesion = pd.DataFrame(
         {
-            "mass_mm": 1.3 * people["lesion_mm"],  # the ultrasound's section is not the largest
-            "contrast": sign(rng, suspicion, 0.85, 1.1, 0.15).clip(0.5),  # of the mass
+            "mass_mm": 1.7 * people["lesion_mm"],  # the ultrasound's section is not the largest
+            "contrast": sign(rng, suspicion, 1.1, 1.4, 0.15).clip(0.8),  # of the mass
             "halo": sign(rng, suspicion, 0.5, 0.0, 0.25).clip(0),  # a thin dark rim
             "calcified": np.where(rng.random(n) < sign(rng, suspicion, 0.25, 0.65, 0), 1.0, 0.0),
             "depth": rng.uniform(0.25, 0.7, n),  # from the chest wall to the nipple, as a share
@@ -213,7 +213,7 @@ def render(table: pd.DataFrame, scene: dict, size: int, rng: np.random.Generator
 def glandular(of: dict, scene: dict, ruler: np.ndarray, z: np.ndarray, out: np.ndarray) -> np.ndarray:
     """(n, size, size) share of a ray's way that is gland: layer by layer, more of it in the middle of the breast."""
     share = np.zeros_like(out)
-    middle = 0.3 - 1.6 * out + 0.7 * (of["density"] - 2.5)
+    middle = -0.1 - 1.5 * out + 0.7 * (of["density"] - 2.5)
     for layer in (np.arange(DEPTHS) + 0.5) / DEPTHS - 0.5:
         deep = layer * of["thick_mm"][:, 0]  # (n, 1) mm into the picture
         lobes, strands, lumps = (
