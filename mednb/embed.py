@@ -72,14 +72,25 @@ def geometry(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> dict[str, float]
     - `effective_rank`: exponential of the entropy of the singular values of the centred embeddings, 1 to min(N, D): how
       many dimensions are in use (Roy & Vetterli 2007; Garrido et al. 2023).
     """
-    from lightly.utils.debug import std_of_l2_normalized
-
     a, b = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (a, b))
-    singular = torch.linalg.svdvals(a - a.mean(0))
-    share = singular / singular.sum().clamp(min=1e-12)
     return {
         "alignment": float((a - b).square().sum(1).mean()),
         "uniformity": float(torch.pdist(a).square().mul(-2).exp().mean().log()),
-        "spread": float(std_of_l2_normalized(a)) * a.shape[1] ** 0.5,
-        "effective_rank": float(torch.exp(-torch.special.xlogy(share, share).sum())),
+        "spread": spread(a),
+        "effective_rank": effective_rank(a),
     }
+
+
+def spread(x: Tensor) -> float:
+    """Standard deviation of a dimension of vectors (N, D) on the unit sphere, times sqrt(D): see `geometry`."""
+    from lightly.utils.debug import std_of_l2_normalized
+
+    return float(std_of_l2_normalized(x.float())) * x.shape[1] ** 0.5
+
+
+def effective_rank(x: Tensor) -> float:
+    """How many dimensions vectors (N, D) use on the unit sphere: see `geometry`."""
+    x = F.normalize(x.float(), dim=1)
+    singular = torch.linalg.svdvals(x - x.mean(0))
+    share = singular / singular.sum().clamp(min=1e-12)
+    return float(torch.special.entr(share).sum().exp())

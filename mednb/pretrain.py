@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import sys
 import time
 import warnings
 from collections import deque
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from lightly.utils import dist
+from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from mednb import embed, encoders
+from mednb import encoders, processes
 from mednb.datasets import Images
-from mednb.files import whole
+from mednb.datasets.mixes import epoch_order
 from mednb.methods import method as named_method
 from mednb.methods.base import Method
 from mednb.pairs import strategy
 from mednb.views import key
 from mednb.views import policy as named_policy
+from mednb.watch import Seen, Watch
 
-METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
-METRICS += ["spread", "effective_rank", "alignment", "uniformity"]
+ROUND = 1.0  # seconds, about; see `Pretraining`
 
 
 def fit(
@@ -43,45 +43,97 @@ def fit(
     seed: int = 0,
     out: str | Path = "runs/pretrain",
     checkpoint_minutes: float = 5,
+    *,
+    images_seen: int | None = None,
+    val: Images | None = None,
+    accumulate: int = 1,
+    devices: int = 1,
+    stop_on_collapse: bool = False,
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
 
-    Each epoch shows every image once, as two views, in even batches of about `batch_size` images; None takes the
-    method's own, so that methods which want small batches and methods which want large ones see the same images.
-    Writes `encoder.safetensors` and `metrics.csv` into `out`; from time to time a checkpoint, from which an interrupted
-    call goes on when it is made again with the same values.
+    Each epoch shows every image once, as the views that the method wants, in even batches of about `batch_size` images;
+    None takes the method's own. Methods which want small batches and methods which want large ones see equally many
+    images. A mix shows each image as often as its weight says.
 
-    Raises ValueError for an unknown name, or a batch larger than the set.
+    images_seen: the budget in images, instead of `epochs`; exact: no epoch shows more than all images, all epochs show
+        equally many.
+    val: images with labels, for the column `knn`: how well nearest neighbours among `images` tell their classes, ten
+        times in a training. Only watched: nothing is chosen by it.
+    accumulate: compute each batch in this many parts, for machines with little memory. The gradients are the whole
+        batch's (see `Pretraining.in_parts`); ValueError when the method's loss is no function of projections.
+    devices: GPUs, or processes on the processor, that share every batch; its gradients are those of one device.
+    stop_on_collapse: end the training when it has collapsed; otherwise the verdict is only told.
+
+    Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`; from time to time a
+    checkpoint, from which an interrupted call goes on when it is made again with the same values.
+
+    Raises ValueError for an unknown name, or a batch that is larger than the set or too small for its parts.
     """
-    out = Path(out)
-    strategy(pairs), named_policy(views)
-    batch_size = min(named_method(method).batch_size, len(images)) if batch_size is None else batch_size
-    if named_method(method).pretrains and not 2 <= batch_size <= len(images):
-        raise ValueError(f"batch_size must be between 2 and the number of images, {len(images)}; it is {batch_size}")
-    values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
-    values |= {"epochs": epochs, "seed": seed, "size": images.size, "fingerprint": images.fingerprint}
-    values |= {"split_hash": images.split_hash, "images": len(images)}
+    given = {**locals(), "out": Path(out)}
+    strategy(pairs), named_policy(views, images.table)
+    learns = named_method(method)
+    batch_size = min(learns.batch_size, len(images)) if batch_size is None else batch_size
+    seen = epochs * len(images) if images_seen is None else images_seen
+    if learns.pretrains:
+        check_budget(learns, len(images), batch_size, seen, accumulate, devices)
+    if val is not None and val.classes != images.classes:
+        raise ValueError(f"val has the classes {', '.join(val.classes)}, images have {', '.join(images.classes)}")
+    if devices > 1 and learns.pretrains and not processes.launched():
+        encoders.build(encoder)
+        processes.call(fit, devices, **given)
+        return encoders.load(Path(out) / "encoder.safetensors")
 
+    values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
+    values |= {"epochs": -(-seen // len(images)), "images_seen": seen, "accumulate": accumulate, "devices": devices}
+    values |= {"seed": seed, "size": images.size, "fingerprint": images.fingerprint, "split_hash": images.split_hash}
+    values |= {"images": len(images)}
     learner = Pretraining(images, values)
-    watch = Watch(out, values, checkpoint_minutes)
-    if learner.method.pretrains and epochs > 0:
-        train(learner, epochs, [watch], watch.checkpoint_of_this_run())
-    watch.write_metrics()
-    card = {
-        **values,
-        "images_seen": len(watch.rows) * len(images),
-        "dataset": images.name,
-        "licence": images.card.licence,
-    }
-    encoders.save_encoder(learner.method.encoder, out / "encoder.safetensors", card)
-    watch.checkpoint.unlink(missing_ok=True)
+    watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
+    if learner.method.pretrains and seen > 0:
+        with torch.random.fork_rng(devices=[]):
+            train(learner, learner.steps, [watch], watch.checkpoint_of_this_run(), devices)
+    watch.raise_if_interrupted()
+    if learner.global_rank == 0:
+        watch.write_metrics()
+        said = {"images_seen": watch.images_seen, "verdict": watch.verdict}
+        card = {**values, **said, "dataset": images.name, "licence": images.card.licence}
+        encoders.save_encoder(learner.method.encoder, Path(out) / "encoder.safetensors", card)
+        watch.checkpoint.unlink(missing_ok=True)
     return learner.method.encoder.cpu().eval()
 
 
+def check_budget(method: type[Method], n: int, batch_size: int, seen: int, accumulate: int, devices: int) -> None:
+    """ValueError when batches of this size cannot be made, or not be cut."""
+    if not 2 <= batch_size <= n:
+        raise ValueError(f"batch_size must be between 2 and the number of images, {n}; it is {batch_size}")
+    if 0 < seen < batch_size:
+        raise ValueError(f"images_seen is {seen}, which is less than one batch of {batch_size}")
+    if accumulate > 1 and not hasattr(method, "contrast"):
+        raise ValueError(
+            f"accumulate is {accumulate}, but the loss of {method.__name__} needs more than the projections of a "
+            "batch, so that it cannot be taken in parts: take a smaller batch_size"
+        )
+    if batch_size < 2 * accumulate * devices:
+        raise ValueError(
+            f"batch_size {batch_size} is too small for {accumulate} parts on each of {devices} devices: a part needs "
+            "two images"
+        )
+    if torch.cuda.is_available() and devices > torch.cuda.device_count():
+        raise ValueError(f"devices is {devices}, but this machine has {torch.cuda.device_count()} GPUs")
+
+
 def train(
-    learner: pl.LightningModule, epochs: int, callbacks: list[pl.Callback], checkpoint: str | None = None
+    learner: pl.LightningModule,
+    epochs: int,
+    callbacks: list[pl.Callback],
+    checkpoint: str | None = None,
+    devices: int = 1,
 ) -> None:
-    """Lightning's loop for `epochs` epochs on the best device here, in bfloat16 where that is native."""
+    """Lightning's loop for at most `epochs` epochs, on the best device here, in the precision that is native to it.
+
+    With several `devices`, this is called in as many processes (`processes.call`, or torchrun).
+    """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no lines about devices that are not used
     with warnings.catch_warnings():
         # The rows of a batch come from memory: workers would only add to the work.
@@ -91,144 +143,249 @@ def train(
         pl.Trainer(
             max_epochs=epochs,
             accelerator="auto",
-            devices=1,
-            precision="bf16-mixed" if has_bf16() else "32-true",
+            devices=devices,
+            strategy=processes.Together() if devices > 1 else "auto",
+            sync_batchnorm=devices > 1 and torch.cuda.is_available(),
+            precision=precision(),
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            use_distributed_sampler=False,  # each process takes its part of every batch itself
             reload_dataloaders_every_n_epochs=1,  # the order of the images is drawn from (seed, epoch)
-        ).fit(learner, ckpt_path=checkpoint)
+        ).fit(learner, ckpt_path=checkpoint, weights_only=True)
 
 
-def has_bf16() -> bool:
-    """Whether this machine computes in bfloat16 rather than imitating it."""
+def precision() -> str:
+    """bfloat16 where this machine computes in it rather than imitating it, float16 on older GPUs, else 32 bits."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     can = torch.cpu.get_capabilities()
-    return can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+    return "bf16-mixed" if can.get("avx512_bf16", False) or can.get("amx_bf16", False) else "32-true"
+
+
+class Pixels:
+    """The pixels of images, on the device if they take at most half of its free memory, else read batch by batch."""
+
+    def __init__(self, images: Images, device: torch.device):
+        self.device, self.stored = device, images.stored_pixels
+        self.rows = np.arange(len(images)) if images.rows is None else images.rows
+        self.here = None
+        if self.nbytes() <= free_memory(device) // 2:
+            self.here = torch.from_numpy(self.stored[self.rows]).to(device)
+
+    def nbytes(self) -> int:
+        return len(self.rows) * int(np.prod(self.stored.shape[1:])) * self.stored.dtype.itemsize
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """(N, H, W) or (N, C, H, W) uint8 or uint16 of these rows (N,), on the device."""
+        if self.here is not None:
+            return self.here.index_select(0, rows)
+        read = torch.from_numpy(self.stored[self.rows[rows.cpu().numpy()]])
+        return read.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else read
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
 
 
 class Pretraining(pl.LightningModule):
-    """A method, its images on the device, and the recipe of its optimiser, as Lightning wants them."""
+    """A method, its images, and the recipe of its optimiser, as Lightning wants them.
+
+    What Lightning calls an epoch is here a round of about a second: between rounds a training can be saved, stopped and
+    told of. Where it stands follows from the number of steps alone.
+    """
 
     def __init__(self, images: Images, values: dict):
         super().__init__()
-        self.seed, self.batch_size = values["seed"], values["batch_size"]
-        self.batches = max(1, round(len(images) / self.batch_size))
-        self.steps = values["epochs"] * self.batches
+        self.automatic_optimization = False
+        self.seed, self.batch_size, self.accumulate = values["seed"], values["batch_size"], values["accumulate"]
+        self.images, self.seen, self.epochs = images, values["images_seen"], values["epochs"]
+        smallest = self.seen // max(1, self.epochs)  # epoch
+        cuts = round(smallest / self.batch_size), smallest // (2 * self.accumulate * values["devices"])
+        self.batches = max(1, min(cuts))  # in an epoch
+        self.steps = self.epochs * self.batches
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.method: Method = named_method(values["method"])(encoders.build(values["encoder"], seed=self.seed))
         self.method.to(memory_format=torch.channels_last)
-        self.table, self.partner = images.table, strategy(values["pairs"])
-        self.policy = named_policy(values["views"])
-        self.pixels = torch.from_numpy(np.array(images.pixels))
-        self.seen: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(1, 512 // self.batch_size))
-        self.waited = 0.0
-        self._h: list[Tensor] = []
-        self.method.encoder.register_forward_hook(lambda encoder, x, h: self._h.append(h.detach()))
+        self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)
+        self.labels = torch.from_numpy(images.labels)
+        self.pixels, self.pace, self.dealt = None, None, None
+        self.losses: list[Tensor] = []
+        self.shown, self.waited = 0, 0.0  # images, seconds
+        self.embedded: deque[Seen | None] = deque(maxlen=max(1, 512 // self.batch_size))
+        self.calls: list[tuple] = []
+        for name in ("encoder", "head"):
+            if isinstance(getattr(self.method, name, None), nn.Module):
+                getattr(self.method, name).register_forward_hook(self.overhear(name))
 
     def setup(self, stage: str) -> None:
-        self.pixels = self.pixels.to(self.device)
+        self.pixels = Pixels(self.images, self.device)
+        self.labels = self.labels.to(self.device)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next step belongs to."""
+        return self.global_step // self.batches
+
+    # -------------------- which images
 
     def train_dataloader(self) -> DataLoader:
-        """The rows of each batch of this epoch: all images, cut evenly. The images already lie on the device."""
-        epoch = self.current_epoch
-        order = torch.from_numpy(np.random.default_rng((self.seed, epoch)).permutation(len(self.table)))
-        self.partners = torch.from_numpy(self.partner(self.table, self.seed, epoch)).to(self.device)
-        return DataLoader(order.tensor_split(self.batches), batch_size=None)
+        """The batches of the next round, as positions in the order of the epoch. A round ends with its epoch."""
+        done = self.global_step % self.batches
+        fit_in = 1 if self.pace is None else max(1, int(ROUND / self.pace))
+        fit_in = self.trainer.strategy.broadcast(fit_in)  # of one mind with the other processes
+        return DataLoader(self.deal(self.epoch)[done : done + fit_in], batch_size=None)
 
-    def training_step(self, rows: Tensor, _: int) -> Tensor:
+    def deal(self, epoch: int) -> list[Tensor]:
+        """The batches of an epoch: positions (N,) in `self.order`, this process's part of each, nearly even."""
+        if self.dealt is None or self.dealt[0] != epoch:
+            n, table = len(self.images), self.images.table
+            shown = self.seen * (epoch + 1) // self.epochs - self.seen * epoch // self.epochs
+            order = epoch_order(table["weight"] if "weight" in table else np.ones(n), self.seed, epoch)[:shown]
+            self.order = torch.from_numpy(order).to(self.device)
+            # A mix may draw an image several times in an epoch: each time it has other views.
+            times = pd.Series(order).groupby(order).cumcount().to_numpy(copy=True)
+            self.times = torch.from_numpy(times).to(self.device)
+            self.partners = torch.from_numpy(self.partner(table, self.seed, epoch)).to(self.device)
+            world, rank = dist.world_size(), dist.rank()
+            groups = torch.arange(shown // world * world).view(-1, world).tensor_split(self.batches)
+            self.dealt = epoch, [batch.flatten().tensor_split(world)[rank] for batch in groups]
+        return self.dealt[1]
+
+    @torch.no_grad()
+    def views(self, positions: Tensor) -> tuple[list[Tensor], dict]:
+        """The views that the method wants of a batch, each (N, C, h, w), and what else its loss asks for by name."""
+        epoch, rows, times = self.dealt[0], self.order[positions], self.times[positions]
+        of = rows, self.partners[rows]
+        pixels = [self.pixels[each] for each in of] if not torch.equal(*of) else [self.pixels[rows]] * 2
+        views, grids, all_views = [], [], sum(crops.n for crops in self.method.crops)
+        for crops in self.method.crops:
+            size = round(crops.size * self.images.size)
+            for n in range(crops.n):
+                policy = self.policy.of(of[n % 2]).of_crops(crops)
+                keys = key(self.seed, epoch, rows, len(views) + all_views * times)
+                views.append(policy(pixels[n % 2], keys, size))
+                if "grids" in self.method.wants:
+                    grids.append(policy.grid(keys, size))
+        wanted = {"labels": self.labels[rows], "rows": rows, "grids": grids}
+        return views, {name: wanted[name] for name in self.method.wants}
+
+    # -------------------- one step
+
+    def training_step(self, positions: Tensor, _: int) -> None:
         began = time.perf_counter()
-        a, b = (
-            self.policy(self.pixels[of], key(self.seed, self.current_epoch, rows, view))
-            for view, of in enumerate((rows, self.partners[rows]))
-        )
+        with torch.autocast(self.device.type, enabled=False):  # geometry needs the digits
+            views, wanted = self.views(positions)
         self.waited += time.perf_counter() - began
-        self._h.clear()
-        loss = self.method.loss(a, b)
-        self.seen.append(tuple(torch.cat(self._h).chunk(2)))
-        return loss
-
-    def on_train_batch_end(self, *_) -> None:
+        optimiser, schedule = self.optimizers(), self.lr_schedulers()
+        optimiser.zero_grad()
+        self.losses.append(self.gradients(self.method, views, wanted))
+        self.embedded.append(self.heard(views[:2]))
+        self.shown += len(positions) * dist.world_size()
+        if dist.world_size() > 1:
+            processes.average(self.method.parameters())
+        optimiser.step()
+        schedule.step()
         self.method.after_step(self.global_step, self.steps)
 
-    def configure_optimizers(self) -> dict:
-        """AdamW, a tenth of the training to warm up, then a cosine down to zero. Norms and biases do not decay."""
-        decays = [p for p in self.method.parameters() if p.requires_grad and p.dim() > 1]
-        stays = [p for p in self.method.parameters() if p.requires_grad and p.dim() <= 1]
-        groups = [{"params": decays, "weight_decay": self.method.weight_decay}, {"params": stays, "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW(groups, lr=self.method.lr * (self.batch_size / 256) ** 0.5, fused=True)
+    def gradients(self, method: Method, views: list[Tensor], wanted: dict) -> Tensor:
+        """Give the parameters of `method` the gradients of its loss on this batch; returns the loss.
+
+        The random numbers are drawn anew from (seed, step, process): nothing of them is to be kept in a checkpoint.
+        """
+        torch.manual_seed(int(key(self.seed, self.global_step, torch.tensor([dist.rank()]))))
+        self.calls.clear()
+        if self.accumulate > 1:
+            return self.in_parts(method, views)
+        loss = method.loss(*views, **wanted)
+        self.manual_backward(loss)
+        return loss.detach()
+
+    def in_parts(self, method: Method, views: list[Tensor]) -> Tensor:
+        """The same with the memory of a part: cached gradients (GradCache: Gao et al., RepL4NLP 2021).
+
+        First all projections without what a backward pass would need, then the loss of all of them and its gradient in
+        each, then every part again with its share of that gradient. Adding up the gradients of the parts' own losses
+        would compare images with those of their part only. Exact where images do not mix before the loss: batch norm
+        takes the statistics of a part, and its running averages see each part twice.
+        """
+        parts = [view.tensor_split(self.accumulate) for view in views]
+        with torch.no_grad():
+            z = [torch.cat([method.project(part) for part in of_view]).float() for of_view in parts]
+        for of_view in z:
+            of_view.requires_grad_()
+        loss = method.contrast(*z)
+        self.manual_backward(loss)
+        for of_view, all_z in zip(parts, z, strict=True):
+            for part, gradient in zip(of_view, all_z.grad.tensor_split(self.accumulate), strict=True):
+                again = method.project(part)
+                again.backward(gradient.to(again.dtype))
+        return loss.detach()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.method.clip is not None:
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.method.clip)
+
+    def configure_optimizers(self) -> tuple[list, list]:
+        """The method's optimiser; a tenth of the training to warm up, then a cosine down to zero.
+
+        The learning rate is for a batch of 256. It grows with the batch for SGD and LARS (Goyal et al. 2017), with its
+        square root for AdamW (Krizhevsky 2014). Norms, biases and other vectors do not decay, nor does LARS scale them.
+        """
+        learnt = [p for p in self.method.parameters() if p.requires_grad]
+        matrices = [p for p in learnt if sum(n > 1 for n in p.shape) > 1]
+        vectors = [p for p in learnt if sum(n > 1 for n in p.shape) <= 1]
+        groups = [{"params": matrices, "weight_decay": self.method.weight_decay}]
+        groups += [{"params": vectors, "weight_decay": 0.0}]
+        name, share = self.method.optimiser, self.batch_size / 256
+        if name == "adamw":
+            # Fused, it would undo the scaling of float16 itself, later than a gradient is clipped.
+            fused = self.trainer.precision != "16-mixed"
+            optimiser = torch.optim.AdamW(groups, lr=self.method.lr * share**0.5, fused=fused)
+        elif name in ("sgd", "lars"):
+            kind = {"sgd": torch.optim.SGD, "lars": LARS}[name]
+            optimiser = kind(groups, lr=self.method.lr * share, momentum=0.9)
+        else:
+            raise ValueError(f"optimiser '{name}' is unknown; choose one of adamw, sgd, lars")
         schedule = CosineWarmupScheduler(optimiser, warmup_epochs=max(1, self.steps // 10), max_epochs=self.steps)
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return [optimiser], [schedule]
 
+    # -------------------- what is seen of the embeddings
 
-class Watch(pl.Callback):
-    """What a run tells while it learns: a progress bar, a row of metrics per epoch, a checkpoint from time to time."""
+    def overhear(self, name: str):
+        return lambda module, given, out: self.calls.append((name, given[0], out))
 
-    def __init__(self, out: Path, values: dict, checkpoint_minutes: float):
-        self.out, self.values, self.checkpoint_seconds = out, values, 60 * checkpoint_minutes
-        self.checkpoint = out / "checkpoint.ckpt"
-        self.rows: list[dict] = []
+    def heard(self, views: list[Tensor]) -> Seen | None:
+        """The embeddings that the method itself made of two whole views; None when it did not call the encoder so."""
+        h, z = [], None
+        for view in views:
+            mine = [out for name, x, out in self.calls if name == "encoder" and (x is view or x._base is view)]
+            of_mine = [out for name, x, out in self.calls if name == "head" and any(x is each for each in mine)]
+            if mine:
+                h.append(torch.cat(mine)[: len(view)].detach().float())
+            if of_mine and z is None:
+                z = torch.cat(of_mine)[: len(view)].detach().float()
+        self.calls.clear()
+        return Seen(*h, z) if len(h) == 2 else None
 
-    def on_train_start(self, trainer: pl.Trainer, learner: Pretraining) -> None:
-        # On the other stream a notebook would show it in red.
-        where = {"file": sys.stdout, "mininterval": 5}
-        self.bar = tqdm(total=trainer.max_epochs, initial=trainer.current_epoch, unit="epoch", **where)
-        self.saved = time.monotonic()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, learner: Pretraining) -> None:
-        self.began, self.losses, learner.waited = time.perf_counter(), [], 0.0
-        learner.seen.clear()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, learner: Pretraining, outputs: dict, *_) -> None:
-        self.losses.append(outputs["loss"].detach())
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Pretraining) -> None:
-        loss = float(torch.stack(self.losses).mean())  # waits for the device
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of {self.values['method']} is {loss} in epoch {trainer.current_epoch}; try a smaller "
-                "learning rate or a larger batch"
-            )
-        seconds = time.perf_counter() - self.began
-        a, b = (torch.cat(views) for views in zip(*learner.seen, strict=True))
-        row = {
-            "epoch": trainer.current_epoch,
-            "step": trainer.global_step,
-            "loss": loss,
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "views_per_second": 2 * len(learner.pixels) / seconds,
-            "data_wait": learner.waited / seconds,
-            **embed.geometry(a, b),
-        }
-        self.rows.append(row)
-        told = f"loss {loss:.3f}, {row['views_per_second']:.0f} views/s, effective rank {row['effective_rank']:.0f}"
-        self.bar.set_postfix_str(told, refresh=False)
-        self.bar.update()
-        if time.monotonic() - self.saved >= self.checkpoint_seconds:
-            with whole(self.checkpoint) as aside:
-                trainer.save_checkpoint(aside)
-            self.saved = time.monotonic()
-
-    def on_train_end(self, trainer: pl.Trainer, learner: Pretraining) -> None:
-        self.bar.close()
-
-    def state_dict(self) -> dict:
-        return {"rows": self.rows, "values": json.dumps(self.values)}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rows = state["rows"]
-
-    def checkpoint_of_this_run(self) -> str | None:
-        """The checkpoint to go on from: one that was made with the same values as this run."""
-        if not self.checkpoint.exists():
-            return None
-        kept = torch.load(self.checkpoint, weights_only=True)["callbacks"][self.state_key]["values"]
-        return str(self.checkpoint) if kept == json.dumps(self.values) else None
-
-    def write_metrics(self) -> None:
-        with whole(self.out / "metrics.csv") as aside:
-            pd.DataFrame(self.rows, columns=METRICS).to_csv(aside, index=False)
+    @torch.no_grad()
+    def look(self) -> list[Seen]:
+        """The same of the first batches of this epoch, by an own pass as in training, which leaves no trace."""
+        encoder, head = deepcopy(self.method.encoder), deepcopy(getattr(self.method, "head", None))
+        epoch, batches = self.dealt
+        found = []
+        for positions in batches[: self.embedded.maxlen]:
+            rows = self.order[positions]
+            policy, pixels = self.policy.of(rows), self.pixels[rows]
+            h = [encoder(policy(pixels, key(self.seed, epoch, rows, view))).float() for view in (0, 1)]
+            found.append(Seen(*h, None if head is None else head(h[0])))
+        self.calls.clear()
+        return found

@@ -34,12 +34,9 @@ def data_root():
     return root
 
 
-@pytest.fixture
-def tiny_encoder(monkeypatch):
-    """An encoder called "tiny" that trains in no time, with a ResNet's names for what mednb touches."""
+def tiny():
+    """A class of encoders that train in no time, with a ResNet's names for what mednb touches."""
     from torch import nn
-
-    from mednb import encoders
 
     class Tiny(nn.Module):
         def __init__(self):
@@ -51,5 +48,13 @@ def tiny_encoder(monkeypatch):
         def forward(self, x):
             return self.fc(self.bn1(self.conv1(x)).relu().mean((2, 3)))
 
-    monkeypatch.setitem(encoders.ENCODERS, "tiny", Tiny)
+    return Tiny
+
+
+@pytest.fixture
+def tiny_encoder(monkeypatch):
+    """One of them, and "tiny" as their name."""
+    from mednb import encoders
+
+    monkeypatch.setitem(encoders.ENCODERS, "tiny", tiny())
     return encoders.build("tiny", seed=0).eval()

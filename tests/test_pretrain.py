@@ -1,14 +1,27 @@
 """Pretraining leaves an encoder and its curves, repeats itself, and goes on where it stopped."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from mednb import encoders, pretrain
+from mednb import encoders, pretrain, views, watch
 from mednb.datasets import load
+from mednb.methods import METHODS
+from mednb.methods.base import Crops, OfProjections
 
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
+VALUES = {"method": "simclr", "encoder": "tiny", "seed": 0, "batch_size": 8, "pairs": "same_image"}
+VALUES |= {"views": "ultrasound", "accumulate": 1, "devices": 1}
+KINDS = ("moco", "byol", "swav")  # with a queue, with a momentum network, with prototypes
 
 
 @pytest.fixture(scope="module")
@@ -24,21 +37,29 @@ def same(a, b):
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
+def learner(images, epochs=1, **values):
+    given = {"epochs": epochs, "images_seen": epochs * len(images)}
+    made = pretrain.Pretraining(images, VALUES | given | values)
+    made.setup("fit")
+    return made
+
+
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     network = pretrain.fit(images, method, encoder="tiny", batch_size=8, epochs=3, out=tmp_path)
     assert not network.training
     metrics = pd.read_csv(tmp_path / "metrics.csv")
-    assert list(metrics) == pretrain.METRICS
+    assert list(metrics) == watch.METRICS
     steps = round(len(images) / 8)
     assert list(metrics["epoch"]) == [0, 1, 2]
     assert list(metrics["step"]) == [steps, 2 * steps, 3 * steps]
-    assert np.isfinite(metrics.to_numpy()).all()
+    assert np.isfinite(metrics.drop(columns="knn").to_numpy()).all()
     assert metrics["data_wait"].between(0, 1).all()
     assert metrics["lr"].iloc[-1] < metrics["lr"].max()
     card = encoders.model_card(tmp_path / "encoder.safetensors")
     assert card["images_seen"] == 3 * len(images)
     assert card["method"] == method
+    assert card["verdict"]
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -51,68 +72,261 @@ def test_random_initialisation_leaves_the_encoder_that_was_drawn(images, tmp_pat
 
 
 def test_every_method_starts_from_the_same_random_initialisation(images):
-    values = {"encoder": "tiny", "seed": 4, "batch_size": 8, "epochs": 1, "pairs": "same_image", "views": "ultrasound"}
-    starts = [pretrain.Pretraining(images, {**values, "method": m}).method.encoder for m in ("none", "simclr", "byol")]
-    assert same(starts[0].state_dict(), starts[1].state_dict())
-    assert same(starts[0].state_dict(), starts[2].state_dict())
+    starts = [learner(images, method=m, seed=4).method.encoder for m in ("none", "simclr", "byol", "swav")]
+    assert all(same(starts[0].state_dict(), other.state_dict()) for other in starts[1:])
 
 
 def test_the_same_seed_gives_the_same_encoder_and_another_seed_another(images, tmp_path):
+    before = torch.random.get_rng_state()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, seed=seed, out=tmp_path / name)
     assert same(state(tmp_path / "a"), state(tmp_path / "b"))
     assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("method", ["simclr", "byol"])
-def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(images, tmp_path, monkeypatch, method):
-    def fit(out):
-        return pretrain.fit(images, method, encoder="tiny", batch_size=8, epochs=4, out=out, checkpoint_minutes=0)
+# -------------------- interrupted
 
-    fit(tmp_path / "whole")
-    told = pretrain.Watch.on_train_epoch_start
 
-    def power_cut(self, trainer, learner):
-        if trainer.current_epoch == 2:
-            raise KeyboardInterrupt
+def power_cuts(monkeypatch, after):
+    """Let a training end like a machine without power after its round number `after`."""
+    rounds, told = [], watch.Watch.on_train_epoch_start
+
+    def start(self, trainer, learner):
+        rounds.append(learner.global_step)
+        if len(rounds) == after:
+            raise OSError("no power")
         told(self, trainer, learner)
 
+    monkeypatch.setattr(watch.Watch, "on_train_epoch_start", start)
+    return rounds
+
+
+@pytest.mark.parametrize("method", ["simclr", *KINDS, pytest.param("spark", marks=pytest.mark.slow)])
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(images, tmp_path, monkeypatch, method):
+    # Rounds of one step, so that an epoch of six steps is cut in its middle.
+    monkeypatch.setattr(pretrain, "ROUND", 0.0)
+    encoder = "tiny" if method != "spark" else "resnet18"
+    epochs = 3 if method != "spark" else 1
+
+    def fit(out):
+        batch_size = len(images) // 6
+        return pretrain.fit(
+            images, method, encoder=encoder, batch_size=batch_size, epochs=epochs, out=out, checkpoint_minutes=0
+        )
+
+    fit(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain.Watch, "on_train_epoch_start", power_cut)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        power_cuts(patch, after=4 if method == "spark" else 10)
+        with pytest.raises(OSError, match="no power"):
             fit(tmp_path / "cut")
     assert (tmp_path / "cut" / "checkpoint.ckpt").exists()
     assert not (tmp_path / "cut" / "encoder.safetensors").exists()
 
-    started = []
-    monkeypatch.setattr(
-        pretrain.Watch, "on_train_epoch_start", lambda *a: (started.append(a[1].current_epoch), told(*a))[1]
-    )
-    fit(tmp_path / "cut")
-    assert started == [2, 3]
+    with monkeypatch.context() as patch:
+        rounds = power_cuts(patch, after=100)
+        fit(tmp_path / "cut")
+    assert rounds[0] == (3 if method == "spark" else 9)
     assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
     rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut")]
-    timeless = [name for name in pretrain.METRICS if name not in ("views_per_second", "data_wait")]
+    timeless = [name for name in rows[0] if name not in ("views_per_second", "data_wait")]
     pd.testing.assert_frame_equal(rows[0][timeless], rows[1][timeless])
 
 
-def test_a_checkpoint_of_other_values_is_not_gone_on_from(images, tmp_path, monkeypatch):
-    watch = pretrain.Watch(tmp_path, {"epochs": 4}, 0)
-    torch.save({"callbacks": {watch.state_key: {"values": '{"epochs": 9}'}}}, watch.checkpoint)
-    assert watch.checkpoint_of_this_run() is None
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch, conftest
+from mednb import encoders, pretrain
+from mednb.datasets import load
+torch.set_num_threads(1)
+encoders.ENCODERS["tiny"] = conftest.tiny()
+if len(sys.argv) > 2:
+    pretrain.ROUND = 0.0
+images = load("phantoms", size=32, limit=60).where(split="train")
+pretrain.fit(images, {method!r}, encoder="tiny", batch_size=8, epochs=40, out=sys.argv[1], checkpoint_minutes=0)
+"""
 
 
-def test_every_image_is_seen_once_in_an_epoch_in_an_order_of_its_own(images, monkeypatch):
-    values = {"encoder": "tiny", "seed": 0, "batch_size": 7, "epochs": 1, "pairs": "same_image", "views": "ultrasound"}
-    learner = pretrain.Pretraining(images, {**values, "method": "simclr"})
+def start(method, out, *more):
+    code = KILLED.format(tests=str(Path(__file__).parent), method=method)
+    return subprocess.Popen([sys.executable, "-c", code, str(out), *more], stdout=subprocess.DEVNULL)
+
+
+def until(process, happens, seconds=120):
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", KINDS)
+def test_a_run_killed_at_any_moment_ends_with_the_same_bits(tmp_path, method):
+    whole = start(method, tmp_path / "whole")
+    for moment in (0.0, 0.37, 0.61):
+        cut = start(method, tmp_path / "cut", "rounds of one step")
+        until(cut, (tmp_path / "cut" / "checkpoint.ckpt").exists)
+        time.sleep(moment)
+        cut.kill()
+        cut.wait()
+        assert not (tmp_path / "cut" / "encoder.safetensors").exists()
+    assert start(method, tmp_path / "cut").wait() == 0
+    assert whole.wait() == 0
+    assert same(state(tmp_path / "cut"), state(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_end_keeps_what_it_has_done(tmp_path, number):
+    run = start("simclr", tmp_path, "rounds of one step")
+    until(run, (tmp_path / "checkpoint.ckpt").exists)
+    os.kill(run.pid, number)
+    assert run.wait(60) != 0
+    kept = torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)
+    assert kept["global_step"] > 0
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path):
+    of_this = watch.Watch(tmp_path, {"epochs": 4}, 0)
+    torch.save({"callbacks": {of_this.state_key: {"values": '{"epochs": 9}'}}}, of_this.checkpoint)
+    assert of_this.checkpoint_of_this_run() is None
+
+
+# -------------------- which images, which views
+
+
+def test_every_image_is_seen_once_in_an_epoch_in_an_order_of_its_own(images):
+    made = learner(images, epochs=2, batch_size=7)
     orders = []
     for epoch in (0, 1):
-        monkeypatch.setattr(pretrain.Pretraining, "current_epoch", epoch)
-        batches = list(learner.train_dataloader())
+        batches = made.deal(epoch)
         assert max(map(len, batches)) - min(map(len, batches)) <= 1
-        orders.append(torch.cat(batches).tolist())
+        orders.append(made.order[torch.cat(batches)].tolist())
         assert sorted(orders[-1]) == list(range(len(images)))
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].pretrains])
+@pytest.mark.parametrize("seen", [20, 50, 77])
+def test_every_method_sees_as_many_images_as_the_budget_says_to_the_image(images, method, seen):
+    epochs = -(-seen // len(images))
+    made = learner(images, epochs, images_seen=seen, method=method, encoder="resnet18", batch_size=9)
+    shown = [len(batch) for epoch in range(epochs) for batch in made.deal(epoch)]
+    assert sum(shown) == seen
+    assert len(shown) == made.steps
+    assert min(shown) >= 2
+
+
+def test_a_budget_in_images_ends_where_it_says(images, tmp_path):
+    pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, images_seen=50, out=tmp_path)
+    card = encoders.model_card(tmp_path / "encoder.safetensors")
+    assert card["images_seen"] == 50
+    assert card["epochs"] == len(pd.read_csv(tmp_path / "metrics.csv")) == -(-50 // len(images))
+
+
+def test_a_mix_is_sampled_by_its_weights_and_an_image_drawn_twice_has_other_views(images):
+    weight = np.where(np.arange(len(images)) < 10, 3.0, 1.0)
+    table = images.table.assign(weight=weight / weight.mean())
+    mixed = learner(replace(images, table=table), epochs=20)
+    drawn = []
+    for epoch in range(20):
+        mixed.deal(epoch)
+        drawn.append(mixed.order.numpy().copy())
+    count = np.bincount(np.concatenate(drawn), minlength=len(images)) / 20
+    np.testing.assert_allclose(count, table["weight"], atol=0.3)
+    twice = torch.isin(mixed.order, mixed.order[mixed.times == 1]).nonzero()[:, 0]
+    twice = twice[mixed.order[twice] == mixed.order[twice[0]]]
+    assert len(twice) > 1
+    a, _ = mixed.views(twice)[0]
+    assert not torch.equal(a[0], a[1])
+
+
+def test_the_views_of_a_batch_are_those_of_its_images(images):
+    made = learner(images, seed=2)
+    positions = made.deal(0)[0]
+    rows = made.order[positions]
+    given, wanted = made.views(positions)
+    assert wanted == {}
+    for view, x in enumerate(given):
+        expected = made.policy(torch.from_numpy(np.array(images.pixels))[rows], views.key(2, 0, rows, view))
+        torch.testing.assert_close(x, expected)
+
+
+def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
+    made = learner(images)
+    made.method.crops = (Crops(2), Crops(3, 0.5, (0.05, 0.3)))
+    made.method.wants = ("labels", "grids", "rows")
+    positions = made.deal(0)[1]
+    made.partners = torch.arange(len(images)).roll(1)
+    given, wanted = made.views(positions)
+    n = len(positions)
+    assert [tuple(x.shape) for x in given] == [(n, 1, 32, 32)] * 2 + [(n, 1, 16, 16)] * 3
+    assert [tuple(grid.shape) for grid in wanted["grids"]] == [(n, x.shape[-1], x.shape[-1], 2) for x in given]
+    rows = made.order[positions]
+    assert torch.equal(wanted["rows"], rows)
+    assert wanted["labels"].tolist() == images.labels[rows.numpy()].tolist()
+    # Even views show the image, odd ones the partner.
+    small = made.policy.of_crops(made.method.crops[1])
+    partner = torch.from_numpy(np.array(images.pixels))[made.partners[rows]]
+    torch.testing.assert_close(given[3], small(partner, views.key(0, 0, rows, 3), 16))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_pixels_on_the_device_and_from_the_memory_map_are_the_same(images, monkeypatch, bits):
+    stored = np.array(images.stored_pixels).astype(np.uint16) * 257 if bits == 16 else images.stored_pixels
+    images = replace(images, stored_pixels=stored)
+    here = pretrain.Pixels(images, torch.device("cpu"))
+    monkeypatch.setattr(pretrain, "free_memory", lambda device: 2 * images.pixels.nbytes - 1)
+    there = pretrain.Pixels(images, torch.device("cpu"))
+    assert here.here is not None
+    assert there.here is None
+    rows = torch.tensor([7, 0, 7, 3])
+    assert torch.equal(here[rows], there[rows])
+    np.testing.assert_array_equal(there[rows].numpy(), images.pixels[rows.numpy()])
+
+
+def test_where_the_pixels_lie_does_not_change_the_encoder(images, tmp_path, monkeypatch):
+    for name in ("device", "map"):
+        pretrain.fit(images, "byol", encoder="tiny", batch_size=8, epochs=2, out=tmp_path / name)
+        monkeypatch.setattr(pretrain, "free_memory", lambda device: 0)
+    assert same(state(tmp_path / "device"), state(tmp_path / "map"))
+
+
+# -------------------- optimisers
+
+
+def test_learning_rates_follow_the_batch_and_vectors_do_not_decay(images, monkeypatch):
+    for name, factor in (("adamw", 4**-0.5), ("sgd", 1 / 4), ("lars", 1 / 4)):
+        made = learner(images, batch_size=64 // 4 * 4 if len(images) >= 64 else len(images))
+        made.method.optimiser, made.method.lr, made.batch_size = name, 0.4, 64
+        monkeypatch.setattr(type(made), "trainer", type("T", (), {"precision": "32-true"})(), raising=False)
+        (optimiser,), _ = made.configure_optimizers()
+        assert optimiser.param_groups[0]["initial_lr"] == pytest.approx(0.4 * factor)
+        decays = {id(p): group["weight_decay"] > 0 for group in optimiser.param_groups for p in group["params"]}
+        assert len(decays) == len(list(made.method.parameters()))
+        assert all(decays[id(p)] == (p.dim() > 1) for p in made.method.parameters())
+
+
+def test_an_unknown_optimiser_is_refused_with_the_choices(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(METHODS["simclr"], "optimiser", "adam")
+    with pytest.raises(ValueError, match="optimiser 'adam' is unknown; choose one of adamw, sgd, lars"):
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path)
+
+
+def test_a_method_may_ask_for_small_gradients(images, tmp_path, monkeypatch):
+    norms = []
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(METHODS["simclr"], "clip", 1e-3, raising=False)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append((clip(list(p), most), most)))
+    pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path)
+    assert len(norms) == round(len(images) / 8)
+    assert {most for _, most in norms} == {1e-3}
+
+
+# -------------------- refused
 
 
 def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(images, tmp_path):
@@ -127,23 +341,22 @@ def test_an_unknown_name_is_refused_with_the_choices(images, tmp_path, name):
         pretrain.fit(images, **{name: "nonsense"}, batch_size=8, out=tmp_path)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path, monkeypatch):
-    from mednb.methods.simclr import SimCLR
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"images_seen": 5}, "images_seen is 5, which is less than one batch of 8"),
+        ({"accumulate": 5}, "batch_size 8 is too small for 5 parts on each of 1 devices"),
+        ({"accumulate": 2, "method": "byol"}, "the loss of BYOL needs more than the projections"),
+        ({"devices": 5}, "batch_size 8 is too small for 1 parts on each of 5 devices"),
+    ],
+)
+def test_a_budget_that_cannot_be_cut_is_refused(images, tmp_path, wrong, why):
+    with pytest.raises(ValueError, match=why):
+        pretrain.fit(images, **{"encoder": "tiny", "batch_size": 8, "out": tmp_path} | wrong)
 
-    monkeypatch.setattr(SimCLR, "loss", lambda self, a, b: self.project(a).sum() * float("nan"))
+
+def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(OfProjections, "loss", lambda self, a, b: self.project(a).sum() * float("nan"))
     with pytest.raises(FloatingPointError, match="the loss of simclr is nan in epoch 0; try a smaller learning rate"):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, out=tmp_path)
     assert not (tmp_path / "encoder.safetensors").exists()
-
-
-def test_the_views_of_a_batch_are_those_of_its_images(images, monkeypatch):
-    values = {"encoder": "tiny", "seed": 2, "batch_size": 8, "epochs": 1, "pairs": "same_image", "views": "ultrasound"}
-    learner = pretrain.Pretraining(images, {**values, "method": "simclr"})
-    learner.train_dataloader()
-    given = []
-    monkeypatch.setattr(learner.method, "loss", lambda a, b: given.append((a, b)) or learner.method.project(a).sum())
-    rows = torch.tensor([5, 1, 9])
-    learner.training_step(rows, 0)
-    for view, x in enumerate(given[0]):
-        expected = learner.policy(learner.pixels[rows], pretrain.key(2, 0, rows, view))
-        torch.testing.assert_close(x, expected)

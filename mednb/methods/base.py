@@ -37,6 +37,7 @@ class Method(nn.Module):
     lr = 1e-3  # at batch 256; AdamW's grows with the square root of the batch, that of SGD and LARS with the batch
     weight_decay = 1e-4
     optimiser = "adamw"  # or "sgd" or "lars"
+    clip: float | None = None  # the largest norm of the gradient
     pretrains = True
     crops: tuple[Crops, ...] = (Crops(2),)
     """The views that `loss` is given, in this order. Even ones show the image, odd ones its partner."""

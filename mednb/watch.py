@@ -1,0 +1,340 @@
+"""Watching a training: what it tells while it learns, what it keeps for the case that it is killed, and its verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+import threading
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from lightly.utils import dist
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mednb import embed, results
+from mednb.datasets import Images
+from mednb.files import whole
+from mednb.study.progress import duration
+
+METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
+METRICS += ["spread", "effective_rank", "alignment", "uniformity", "projection_spread", "projection_rank", "knn"]
+KEPT = ("start", "rows", "losses", "seconds", "waited", "images_seen")  # in a checkpoint
+
+
+class Watch(pl.Callback):
+    """A progress bar, a row of metrics per epoch, a checkpoint from time to time, a verdict.
+
+    Of several processes, the first one tells and writes; all of them take part in what they must do together.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        values: dict,
+        checkpoint_minutes: float,
+        images: Images | None = None,
+        val: Images | None = None,
+        stop_on_collapse: bool = False,
+    ):
+        self.out, self.values, self.checkpoint_seconds = out, values, 60 * checkpoint_minutes
+        self.images, self.val, self.stop_on_collapse = images, val, stop_on_collapse
+        self.checkpoint = out / "checkpoint.ckpt"
+        self.start: dict[str, float] = {}  # the geometry of the random initialisation
+        self.rows: list[dict] = []
+        self.losses: list[float] = []  # of the epoch so far
+        self.seconds = self.waited = 0.0  # of the epoch so far
+        self.images_seen = 0
+        self.signal: int | None = None
+        self.interrupted = False
+        self.handlers: dict = {}
+
+    # -------------------- from round to round
+
+    def on_train_start(self, trainer: pl.Trainer, learner) -> None:
+        trainer.should_stop = learner.global_step == learner.steps  # killed after the last step
+        self.start = self.start or geometry(learner.look())
+        told = estimate(learner)
+        if trainer.is_global_zero:
+            print(told)
+        # On the other stream a notebook would show it in red.
+        where = {"file": sys.stdout, "mininterval": 5, "disable": not trainer.is_global_zero}
+        begun = {"total": learner.seen, "initial": self.images_seen}
+        self.bar = tqdm(unit="image", unit_scale=True, **begun, **where)
+        self.saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self.hear) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear(self, number: int, _) -> None:
+        """Ctrl-C, or a cluster that wants its machine back: end after this round. The second time, at once."""
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, learner) -> None:
+        self.began, learner.waited = time.perf_counter(), 0.0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, learner) -> None:
+        """After every round."""
+        losses = torch.stack(learner.losses).tolist()  # waits for the device
+        seconds = time.perf_counter() - self.began
+        learner.pace = seconds / len(losses)
+        learner.losses.clear()
+        self.losses += losses
+        self.seconds, self.waited = self.seconds + seconds, self.waited + learner.waited
+        self.images_seen, learner.shown = self.images_seen + learner.shown, 0
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(
+                f"the loss of {self.values['method']} is {losses[-1]} in epoch {len(self.rows)}; try a smaller "
+                "learning rate or a larger batch"
+            )
+        if learner.global_step % learner.batches == 0:
+            self.end_epoch(trainer, learner)
+        self.tell(learner)
+        strategy = trainer.strategy
+        stop = strategy.reduce_boolean_decision(self.signal is not None, all=False)
+        due = strategy.broadcast(time.monotonic() - self.saved >= self.checkpoint_seconds)
+        if stop or due:
+            self.save(trainer)
+        self.interrupted = stop
+        done = learner.global_step == learner.steps
+        trainer.should_stop = done or stop or (self.stop_on_collapse and self.collapsed())
+
+    def end_epoch(self, trainer: pl.Trainer, learner) -> None:
+        seen = [each for each in learner.embedded if each is not None] or learner.look()
+        views = sum(crops.n for crops in learner.method.crops) * self.values["images_seen"] / learner.epochs
+        self.rows.append(
+            {
+                "epoch": len(self.rows),
+                "step": trainer.global_step,
+                "loss": math.fsum(self.losses) / len(self.losses),
+                "lr": trainer.optimizers[0].param_groups[0]["lr"],
+                "views_per_second": views / self.seconds,
+                "data_wait": self.waited / self.seconds,
+                **geometry(seen),
+                "knn": self.knn(learner),
+                **learner.method.signs(),
+            }
+        )
+        learner.embedded.clear()
+        self.losses, self.seconds, self.waited = [], 0.0, 0.0
+
+    def tell(self, learner) -> None:
+        self.bar.n = self.images_seen
+        told = f"epoch {min(len(self.rows) + 1, learner.epochs)} of {learner.epochs}"
+        if self.rows:
+            row = self.rows[-1]
+            told += f", loss {row['loss']:.3f}, {row['views_per_second']:.0f} views/s"
+            told += f", {row['data_wait']:.0%} waiting, rank {row['effective_rank']:.0f}"
+            knn = [each["knn"] for each in self.rows if not np.isnan(each["knn"])]
+            told += f", knn {knn[-1]:.2f}" if knn else ""
+        self.bar.set_postfix_str(told, refresh=False)
+        self.bar.update(0)
+
+    def knn(self, learner) -> float:
+        """How well neighbours among the training images tell the classes of val, ten times in a training; else NaN."""
+        epoch = len(self.rows) + 1
+        if (
+            self.val is None
+            or learner.global_rank != 0
+            or epoch * 10 // learner.epochs == (epoch - 1) * 10 // learner.epochs
+        ):
+            return math.nan
+        score = neighbours_auroc(learner.method.encoder, few(self.images, 1000), few(self.val, 500))
+        learner.method.train()
+        return score
+
+    # -------------------- the end, and what is kept
+
+    def on_train_end(self, trainer: pl.Trainer, learner) -> None:
+        self.bar.close()
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def on_exception(self, trainer: pl.Trainer, learner, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.on_train_end(trainer, learner)
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.rows, self.start)
+
+    def collapsed(self) -> bool:
+        """Whether three epochs in a row say so, after the warm-up."""
+        late = [row for row in self.rows if row["step"] > self.learner.steps / 10]
+        return len(late) >= 3 and all(collapse(row, self.start) for row in late[-3:])
+
+    def raise_if_interrupted(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt(f"interrupted; the same call goes on from {self.checkpoint}")
+
+    def save(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            with whole(self.checkpoint) as aside:
+                trainer.save_checkpoint(aside)
+        else:
+            trainer.save_checkpoint(self.checkpoint)  # it takes part, and writes nothing
+        self.saved = time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, learner, stage: str) -> None:
+        self.learner = learner
+
+    def state_dict(self) -> dict:
+        kept = {name: getattr(self, name) for name in KEPT}
+        embedded = [each and tuple(each) for each in self.learner.embedded]
+        return {**kept, "embedded": embedded, "values": json.dumps(self.values)}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name in KEPT:
+            setattr(self, name, state[name])
+        self.learner.embedded.extend(each and Seen(*each) for each in state["embedded"])
+
+    def checkpoint_of_this_run(self) -> str | None:
+        """The checkpoint to go on from: one that was made with the same values as this run."""
+        if not self.checkpoint.exists():
+            return None
+        kept = torch.load(self.checkpoint, weights_only=True)["callbacks"][self.state_key]["values"]
+        return str(self.checkpoint) if kept == json.dumps(self.values) else None
+
+    def write_metrics(self) -> None:
+        signs = [name for row in self.rows[:1] for name in row if name not in METRICS]
+        with whole(self.out / "metrics.csv") as aside:
+            pd.DataFrame(self.rows, columns=METRICS + signs).to_csv(aside, index=False)
+
+
+# kind of collapse -> what is seen, what it usually comes from, what helps
+COLLAPSES = {
+    "constant": (
+        "the projections of all images are the same",
+        "The two sides of the loss agree without looking: see that one side gets no gradient and that there is a "
+        "predictor, or negatives; try half the learning rate, or a slower momentum",
+    ),
+    "low-rank": (
+        "the images lie on a few directions",
+        "The views have too little in common, or the learning rate is too high: try milder views, half the learning "
+        "rate, a larger batch, or a method with a term against it (vicreg, barlowtwins)",
+    ),
+    "prototype": (
+        "nearly all images fall to a few prototypes",
+        "The assignments are not balanced: try a longer queue or a larger batch, fewer prototypes, half the learning "
+        "rate, or let the prototypes stand still for longer",
+    ),
+    "teacher": (
+        "the teacher says the same of every image",
+        "Centring and sharpening are out of balance: where it names one class, try faster centring or a higher "
+        "temperature of the teacher; where it names none, a lower one; in both cases half the learning rate",
+    ),
+}
+
+
+def collapse(row: dict, start: dict) -> str | None:
+    """The kind of collapse that a row of metrics shows, compared with the random initialisation `start`; else None.
+
+    Only comparison can tell: an untrained encoder has a low spread and rank, too. Healthy trainings of all methods here
+    kept over two thirds of the spread of their projections, over half of their embeddings' rank, and over a sixth of
+    their projections' rank. NaN, of what a method does not have, is never a collapse.
+    """
+
+    def below(name: str, share: float) -> bool:
+        return row[name] < share * start[name]
+
+    everything = row.get("classes_of_all", math.inf)
+    if below("projection_spread", 0.33) or below("spread", 0.33):
+        return "constant"
+    if row.get("prototypes_in_use", math.inf) < 4:
+        return "prototype"
+    if everything < 4 or row.get("classes_of_one", 0) > 0.9 * everything:
+        return "teacher"
+    if below("projection_rank", 0.1) or below("effective_rank", 0.25):
+        return "low-rank"
+    return None
+
+
+def verdict(rows: list[dict], start: dict) -> str:
+    """A training in words, from its rows of metrics: no collapse, or which kind since when, its cause and its cure."""
+    if not rows:
+        return "nothing was trained"
+    last = rows[-1]
+    told = [f"{spoken(name)} {last[name]:.2g}, at first {start[name]:.2g}" for name in start if shown(last, name)]
+    told += [f"{spoken(name)} {last[name]:.2g}" for name in last if name not in METRICS]
+    kind = collapse(last, start)
+    if kind is None:
+        return f"no collapse ({'; '.join(told)})"
+    since = next(row["epoch"] for row in rows if collapse(row, start) == kind)
+    seen, cure = COLLAPSES[kind]
+    return f"{kind} collapse since epoch {since}: {seen} ({'; '.join(told)}). {cure}."
+
+
+def spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def shown(row: dict, name: str) -> bool:
+    """Whether a verdict names this number: those that it goes by, where the method has them."""
+    return name in ("spread", "effective_rank", "projection_spread", "projection_rank") and not math.isnan(row[name])
+
+
+class Seen(NamedTuple):
+    """Embeddings (N, D) of two views of a batch, and the projections (N, d) of the first, if there are any."""
+
+    a: Tensor
+    b: Tensor
+    z: Tensor | None
+
+
+def geometry(seen: list[Seen]) -> dict[str, float]:
+    """`embed.geometry` of the embeddings, and the spread of the projections, NaN where a method has none."""
+    a, b = (torch.cat(views) for views in zip(*((each.a, each.b) for each in seen), strict=True))
+    z = torch.cat([each.z for each in seen]) if seen[0].z is not None else a[:0]
+    of_z = (embed.spread(z), embed.effective_rank(z)) if len(z) else (math.nan, math.nan)
+    return embed.geometry(a, b) | dict(zip(("projection_spread", "projection_rank"), of_z, strict=True))
+
+
+def few(images: Images, n: int) -> Images:
+    """At most n of the images, always the same ones."""
+    return images.take(np.random.default_rng(0).permutation(len(images))[:n])
+
+
+def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20) -> float:
+    """Area under the ROC curve on val of the votes of the k nearest training images, as in `classify.knn`.
+
+    NaN where one of the two has less than two classes. The encoder is left in eval mode.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    if min(len(np.unique(part.labels)) for part in (train, val)) < 2:
+        return math.nan
+    voters = KNeighborsClassifier(min(k, len(train)), metric="cosine", weights=lambda d: np.exp(-d / 0.07))
+    voters.fit(embed.extract(encoder, train.pixels), train.labels)
+    p = np.zeros((len(val), len(val.classes)))
+    p[:, voters.classes_] = voters.predict_proba(embed.extract(encoder, val.pixels))
+    return float(results.auroc(val.labels, p, np.ones((1, len(p))))[0])
+
+
+def estimate(learner) -> str:
+    """How long the rest of a training will take, and in how much memory, from the second of two steps of a copy."""
+    import psutil
+
+    method = deepcopy(learner.method)
+    for _ in range(2):
+        began = time.perf_counter()
+        views, wanted = learner.views(learner.dealt[1][0])
+        with learner.trainer.precision_plugin.train_step_context():
+            float(learner.gradients(method, views, wanted))  # waits for the device
+        seconds = time.perf_counter() - began
+    cuda = learner.device.type == "cuda"
+    used = torch.cuda.max_memory_allocated() if cuda else psutil.Process().memory_info().rss
+    steps = learner.steps - learner.global_step
+    images = len(views[0]) * dist.world_size()
+    return (
+        f"about {duration(steps * seconds)} for {steps:,} steps of {images} images, {len(views)} views of each, "
+        f"in {used / 2**30:.1f} GB"
+    )
