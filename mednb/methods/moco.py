@@ -47,7 +47,8 @@ class MoCo(Method):
                 info_nce((q * k).sum(1), self.queue.similarities(q, rows), self.temperature)
                 for q, k in ((q_a, k_b), (q_b, k_a))
             )
-        self.queue.push(torch.cat([k_a, k_b]), rows.repeat(2))
+        for k in (k_b, k_a):
+            self.queue.push(k, rows)
         return loss / 2
 
     def after_step(self, step: int, steps: int) -> None:
