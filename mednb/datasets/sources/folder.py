@@ -63,6 +63,11 @@ class Folder:
         citation="yours",
         how_to_get="root is the folder itself; table is a CSV file with a column image, and patient, label, mask and "
         "split where you know them",
+        alike=0.9,
+        defects=(
+            "Images that correlate above 0.9 stay together. Other images of one patient do so only where you say whose "
+            "they are.",
+        ),
     )
     LOOKS_LIKE = ""
 

@@ -1,0 +1,258 @@
+"""Your own images, with and without a table, folders of classes, and STL-10's files of numbers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import twins_own as twins
+
+from mednb import datasets
+from mednb.datasets import DATASETS, masks
+from mednb.datasets.archive import Archive
+from mednb.datasets.located import located
+from mednb.datasets.sources.folder import Folder
+
+
+def index_of(root, table=None):
+    return Folder(table).index(Archive(root))
+
+
+def sentence(root, table=None):
+    with pytest.raises((ValueError, FileNotFoundError)) as raised:
+        index_of(root, table)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def values_of(index, root, row):
+    """A row's pixels and its mask."""
+    archive, row = Archive(root), list(index.itertuples())[row]
+    image = np.asarray(Folder().read(archive, row).values)
+    return image, masks.of(archive, row, image.shape[:2])
+
+
+# ---------------------------------------------------------------------------------------------------- without a table
+
+
+def test_without_a_table_the_folders_are_the_labels(tmp_path):
+    twins.plain(tmp_path)
+    index = index_of(tmp_path)
+    assert index["label"].value_counts().to_dict() == {"benign": 6, "malignant": 6, "unlabelled": 1}
+    assert "patient" not in index and len(index) == 13
+    assert index.set_index("image_id").loc["loose.png", "label"] == "unlabelled"
+
+
+def test_masks_lie_beside_their_images(tmp_path):
+    twins.plain(tmp_path)
+    index = index_of(tmp_path)
+    masked = index.set_index("image_id")["masks"].map(len)
+    assert masked[masked > 0].to_dict() == {"benign/0.png": 1, "malignant/1.jpg": 2}
+    _, mask = values_of(index, tmp_path, index["image_id"].eq("malignant/1.jpg").argmax())
+    assert (mask == ((twins.of_box() | np.roll(twins.of_box(), 10, 0)) > 0)).all()
+    (tmp_path / "benign/0.png").unlink()
+    assert "0_mask.png is a mask without its image '0'" in sentence(tmp_path)
+
+
+def test_a_folder_is_loaded_with_a_card_of_what_is_in_it(tmp_path):
+    twins.plain(tmp_path)
+    images = datasets.load("folder", tmp_path, size=32)
+    assert images.card.counts == {"benign": 6, "malignant": 6, "unlabelled": 1}
+    assert images.classes == ["benign", "malignant", "unlabelled"]
+    assert "nobody names the patients" in images.card.patients
+    assert images.masks.any(axis=(1, 2)).sum() == 2
+
+
+def test_a_folder_without_images_or_root_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert "holds no images; root is the folder itself" in sentence(tmp_path)
+    with pytest.raises(ValueError, match="folder needs root: the folder that holds your images"):
+        datasets.load("folder")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        datasets.load("folder", tmp_path / "none")
+
+
+def test_a_zip_of_your_own_is_read_without_unpacking(tmp_path):
+    twins.plain(tmp_path / "mine")
+    shutil.make_archive(str(tmp_path / "mine"), "zip", tmp_path / "mine")
+    packed = datasets.load("folder", tmp_path / "mine.zip", size=32)
+    whole = datasets.load("folder", tmp_path / "mine", size=32)
+    assert (packed.pixels == whole.pixels).all() and packed.table.equals(whole.table)
+
+
+# ------------------------------------------------------------------------------------------------------ DICOM, volumes
+
+
+def test_nobody_is_named_in_what_comes_out_of_dicom_files(tmp_path):
+    twins.hospital(tmp_path)
+    index = index_of(tmp_path)
+    shown = index.to_csv().lower()
+    for word in ("erika", "mustermann", "doe", "jane", "secret", "h-100", "1970"):
+        assert word not in shown
+    assert index["patient"].nunique() == 7 and index["patient"].str.fullmatch(r"p-[0-9a-f]{10}").all()
+    hidden = index["image_id"].str.startswith("hidden-")
+    assert hidden.sum() == 2 and set(index["label"][hidden]) == {"unlabelled"}
+    for row in np.flatnonzero(hidden):
+        image, _ = values_of(index, tmp_path, row)
+        assert image.shape == (96, 72) and image.std() > 5
+    images = datasets.load("folder", tmp_path, size=32)
+    assert "7 of your table or your DICOM files" in images.card.patients
+    assert not re.search("erika|mustermann|doe", images.table.to_csv().lower())
+
+
+def test_a_broken_file_does_not_name_anybody_either(tmp_path):
+    twins.hospital(tmp_path)
+    file = tmp_path / "Erika Mustermann/IM0"
+    file.write_bytes(file.read_bytes()[:-4000])
+    images = datasets.load("folder", tmp_path, size=32, broken="quarantine")
+    (why,) = images.quarantine["why"]
+    assert "hidden-" in why and "rika" not in why
+
+
+def test_frames_of_one_file_stay_together(tmp_path):
+    twins.hospital(tmp_path)
+    index = index_of(tmp_path)
+    film = index[index["image_id"].str.contains("film#")]
+    assert film["image_id"].tolist() == [f"malignant/film#{i}" for i in range(5)]
+    assert film["position"].tolist() == [0, 0.25, 0.5, 0.75, 1] and len(set(film["patient"])) == 1
+    assert not (values_of(index, tmp_path, film.index[0])[0] == values_of(index, tmp_path, film.index[4])[0]).all()
+
+
+def test_volumes_become_slices_with_their_masks(tmp_path):
+    twins.volume(tmp_path)
+    index = index_of(tmp_path)
+    assert len(index) == 24 and set(index["image_id"].str.split("#").str[0]) == {f"v{i}.nii.gz" for i in range(6)}
+    for row, lesion in ((1, False), (2, True)):
+        image, mask = values_of(index, tmp_path, row)
+        assert mask.any() == lesion and (image == 2500).sum() == mask.sum()
+    images = datasets.load("folder", tmp_path, size=32)
+    assert images.table.groupby("video")["split"].nunique().max() == 1 and images.table["patient"].nunique() == 6
+    assert len(datasets.load("folder", tmp_path, size=32, stride=2)) == 12
+
+
+# ------------------------------------------------------------------------------------------------------- with a table
+
+
+def test_the_table_says_who_what_and_where(tmp_path):
+    table = twins.table(tmp_path)
+    table.assign(split=["test"] * 2 + ["train"] * 10).to_csv(tmp_path / "my.csv", index=False)
+    images = datasets.load("folder", tmp_path, size=48, table="my.csv")
+    assert len(images) == 12 and images.card.counts == {"A": 6, "B": 6}
+    assert images.table["patient"].nunique() == 6 and not images.table["patient"].str.contains("Patient").any()
+    assert images.table["age"].astype(int).tolist() == list(range(40, 52))
+    assert images.table["split"].eq("test").sum() == 2
+    assert images.table["lesions"].tolist() == [2, 1, 0] * 4
+    index = index_of(tmp_path, "my.csv")
+    assert (values_of(index, tmp_path, 1)[1] == (twins.of_box() > 0)).all()
+
+
+def test_a_table_may_lie_elsewhere_and_another_one_is_another_dataset(tmp_path):
+    table = twins.table(tmp_path / "mine")
+    table.to_csv(tmp_path / "one.csv", index=False)
+    table.iloc[:10].to_csv(tmp_path / "other.csv", index=False)
+    assert len(datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "one.csv")) == 12
+    assert len(datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "other.csv")) == 10
+    table.assign(label="C").to_csv(tmp_path / "one.csv", index=False)
+    assert datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "one.csv").classes == ["C"]
+
+
+def test_a_table_may_know_the_images_only(tmp_path):
+    twins.table(tmp_path)[["image"]].to_csv(tmp_path / "my.csv", index=False)
+    index = index_of(tmp_path, "my.csv")
+    assert set(index["label"]) == {"img"} and "patient" not in index and "official" not in index
+    images = datasets.load("folder", tmp_path, size=32, table="my.csv")
+    assert "a table with a column patient would help" in images.card.patients
+
+
+def test_a_table_says_what_is_shown(tmp_path):
+    twins.table(tmp_path).assign(modality="ultrasound", organ="thyroid").to_csv(tmp_path / "my.csv", index=False)
+    images = datasets.load("folder", tmp_path, size=32, table="my.csv")
+    assert (images.card.modality, images.card.organ) == ("ultrasound", "thyroid")
+    assert set(images.table["modality"]) == {"ultrasound"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.rename(columns={"image": "file name"}), "has no column image; it has file name, patient"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "has two rows of image img/0.png"),
+        (lambda t: t.assign(image=t["image"].replace("img/3.png", "img/33.png")), "names img/33.png, which is not in"),
+        (lambda t: t.assign(mask=t["mask"].replace("masks/a.png", "m.png")), "names m.png, which is not in"),
+        (lambda t: t.assign(image=t["image"].replace("img/3.png", None)), "has no image in row 4"),
+        (lambda t: t.assign(split="holdout"), "has the split 'holdout'; choose train, val or test"),
+        (lambda t: t.assign(patient=t["patient"].replace("Patient 2", " ")), "does not say whose img/4.png is"),
+        (lambda t: t.assign(width=3), "has a column width, a name that mednb gives something else"),
+        (lambda t: t.iloc[:0], "holds no images"),
+    ],
+)
+def test_what_a_table_lacks_is_said_in_a_sentence(tmp_path, change, said):
+    change(twins.table(tmp_path)).to_csv(tmp_path / "my.csv", index=False)
+    assert said in sentence(tmp_path, "my.csv")
+
+
+def test_a_table_that_is_none_is_refused(tmp_path):
+    twins.table(tmp_path)
+    assert "table is no.csv, which is neither a file nor one in" in sentence(tmp_path, "no.csv")
+    (tmp_path / "empty.csv").write_text("")
+    assert "empty.csv cannot be read as a table" in sentence(tmp_path, "empty.csv")
+    with pytest.raises(ValueError, match="table is for your own images, 'folder'; busi has tables of its own"):
+        datasets.load("busi", tmp_path, table="my.csv")
+
+
+# --------------------------------------------------------------------------------------------------------- photographs
+
+
+def test_imagefolder_takes_the_folders_as_classes(tmp_path):
+    twins.imagefolder(tmp_path)
+    images = datasets.load("imagefolder", tmp_path, size=32, channels=3)
+    assert images.card.counts == {"cat": 6, "dog": 6} and images.pixels.shape == (12, 3, 32, 32)
+    assert "official" not in images.table and "cat/deep/5.PNG" in set(images.table["image_id"])
+
+
+def test_imagefolder_keeps_train_and_val_apart(tmp_path):
+    twins.imagefolder(tmp_path, "train", "val", "test")
+    table = datasets.load("imagefolder", tmp_path, size=32).table
+    assert (table["split"] == table["official"]).all() and table["split"].value_counts().to_dict() == {
+        "train": 12,
+        "val": 12,
+        "test": 12,
+    }
+    twins.picture(tmp_path / "train/stray.png", twins.of_box())
+    with pytest.raises(ValueError, match=r"stray.png lies in no class's folder"):
+        datasets.load("imagefolder", tmp_path, size=32)
+    with pytest.raises(FileNotFoundError, match="holds no folders of pictures"):
+        datasets.load("imagefolder", tmp_path / "train/dog/deep", size=32)
+
+
+def test_stl10_reads_columns_colours_and_labels(tmp_path):
+    twins.stl10(tmp_path)
+    module = DATASETS["stl10"]
+    archive = located(tmp_path, module.CARD, module)
+    index = module.index(archive)
+    assert index.groupby("official").size().to_dict() == {"test": 10, "train": 28}
+    assert index["label"].value_counts().to_dict() == {"unlabelled": 8} | dict.fromkeys(module.CARD.classes[:10], 3)
+    row = list(index.itertuples())[3]
+    assert row.image_id == "stl10_binary/train_X.bin#3" and row.label == "cat"
+    image = np.asarray(module.read(archive, row).values)
+    assert image.shape == (96, 96, 3) and (image[0, 0] == 3).all()
+    assert (image[1:, :48, 0] == 255).all() and image[:, 48:].max() < 90 and image[1:, :, 1:].max() < 90
+    images = datasets.load("stl10", tmp_path, size=32)
+    assert len(images) == 38 and set(images.table["official"][images.table["split"] == "test"]) == {"test"}
+
+
+def test_stl10_misses_bytes_and_labels(tmp_path):
+    twins.stl10(tmp_path)
+    folder = tmp_path / "STL-10/stl10_binary"
+    labels = (folder / "test_y.bin").read_bytes()
+    (folder / "test_y.bin").write_bytes(labels[:-1])
+    with pytest.raises(ValueError, match=r"test_y.bin should hold 10 numbers from 1 to 10"):
+        datasets.load("stl10", tmp_path, size=32)
+    (folder / "test_y.bin").write_bytes(labels[:-1] + b"\x0b")
+    with pytest.raises(ValueError, match=r"test_y.bin should hold 10 numbers from 1 to 10"):
+        datasets.load("stl10", tmp_path, size=32)
+    (folder / "train_X.bin").write_bytes((folder / "train_X.bin").read_bytes()[:-7])
+    with pytest.raises(ValueError, match=r"train_X.bin is cut off"):
+        datasets.load("stl10", tmp_path, size=32)
