@@ -102,9 +102,11 @@ def views(first: np.ndarray, second: np.ndarray, images: np.ndarray | None = Non
     return _strips(rows | {"view 1": first, "view 2": second})
 
 
-def pairs(images: np.ndarray, partners: np.ndarray, titles: Sequence[str] | None = None) -> Figure:
+def pairs(
+    images: np.ndarray, partners: np.ndarray, titles: Sequence[str] | None = None, partner: str = "partner"
+) -> Figure:
     """Images (N, H, W) above the partners that a strategy gave them; a title says what the two share."""
-    return _strips({"image": images, "partner": partners}, titles)
+    return _strips({"image": images, partner: partners}, titles)
 
 
 def _strips(rows: Mapping[str, np.ndarray], titles: Sequence[str] | None = None) -> Figure:
@@ -261,6 +263,120 @@ def class_counts(table: pd.DataFrame) -> Figure:
         _quiet(ax, grid=False)
     ax.invert_yaxis()
     _legend(figure, [Patch(color=shades[split], label=split) for split in splits])
+    return figure
+
+
+def picture_sizes(table: pd.DataFrame, columns: int = 4) -> Figure:
+    """Width and height of the files' pictures, a panel for each class; a disc is as large as the share of the class.
+
+    table: a row per image with label, width and height. Where the panels differ, the format of a file gives its label
+    away.
+    """
+    _rows(table, "picture_sizes", "label", "width", "height")
+    labels = list(dict.fromkeys(table["label"]))
+    counts = table.groupby(["label", "width", "height"]).size().rename("images").reset_index()
+    columns = min(columns, len(labels))
+    lines = -(-len(labels) // columns)
+    figure = Figure(figsize=(2.4 * columns + 0.6, 2.4 * lines + 0.4), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(labels) :]:
+        ax.remove()
+    for ax, label in zip(axes.flat, labels, strict=False):
+        rows = counts[counts["label"] == label]
+        area = 8 + 400 * rows["images"] / rows["images"].sum()
+        ax.scatter(rows["width"], rows["height"], area, color="#0072b2", alpha=0.35, linewidths=0)
+        ax.set_title(label, fontsize=9)
+        ax.margins(0.15)
+        _quiet(ax)
+    figure.supxlabel("width in the file, pixels", fontsize=9)
+    figure.supylabel("height in the file, pixels", fontsize=9)
+    return figure
+
+
+def mask_coverage(masks: np.ndarray, labels: Sequence[str], columns: int = 6) -> Figure:
+    """Where the lesions of each class lie: the share of its masks (N, H, W) that cover a place."""
+    labels = np.asarray(labels)
+    names = [label for label in dict.fromkeys(labels) if masks[np.flatnonzero(labels == label)].any()]
+    if not names:
+        raise NothingToDraw("mask_coverage: all masks are empty")
+    columns = min(columns, len(names))
+    lines = -(-len(names) // columns)
+    figure = Figure(figsize=(2.2 * columns + 0.9, 2.5 * lines), layout="compressed")
+    axes = figure.subplots(lines, columns, squeeze=False)
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    means = [masks[np.flatnonzero(labels == name)].mean(0) for name in names]
+    for ax, name, mean in zip(axes.flat, names, means, strict=False):
+        drawn = ax.imshow(mean, cmap="magma", vmin=0, vmax=max(each.max() for each in means))
+        some = masks[np.flatnonzero(labels == name)].any(axis=(1, 2))
+        ax.set_title(f"{name}: {some.sum():,} of {len(some):,}", fontsize=9)
+        ax.set(xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label="share of masks")
+    return figure
+
+
+def leaks(shares: pd.DataFrame) -> Figure:
+    """The share of test images whose answer is in train, a bar for each split and reason.
+
+    shares: columns split, reason, share.
+    """
+    _rows(shares, "leaks", "split", "reason", "share")
+    wide = shares.pivot_table("share", "split", "reason", sort=False)
+    figure = Figure(figsize=(7, 1.1 + 0.5 * len(wide)), layout="constrained")
+    ax = figure.subplots()
+    for j, (reason, colour) in enumerate(zip(wide, ("#8c8c8c", "#444444"), strict=False)):
+        at = np.arange(len(wide)) + (j - (len(wide.columns) - 1) / 2) * 0.36
+        bars = ax.barh(at, 100 * wide[reason], height=0.33, color=colour, label=reason)
+        ax.bar_label(bars, [f"{share:.1%}" for share in wide[reason]], fontsize=8, padding=2)
+    ax.set(
+        xlabel="test images whose answer is in train, %", xlim=(0, 112), yticks=range(len(wide)), yticklabels=wide.index
+    )
+    ax.set_xticks(range(0, 101, 20))
+    ax.invert_yaxis()
+    _quiet(ax, grid=False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def resizings(lesions: pd.DataFrame, small: int = 20) -> Figure:
+    """What resizing leaves of the lesions: for each way, the share of them that have fewer pixels than a number.
+
+    lesions: a row per lesion and way with resize, before and after (pixels, in the file and resized). Below `small`
+    pixels an outline says little.
+    """
+    _rows(lesions, "resizings", "resize", "before", "after", why="no image has a mask that is not empty")
+    ways = list(dict.fromkeys(lesions["resize"]))
+    looks = [
+        ("#0072b2", "-"),
+        ("#d55e00", (0, (5, 1.5))),
+        ("#009e73", (0, (4, 1.2, 1, 1.2))),
+        ("#cc79a7", (0, (1.2, 1.2))),
+    ]
+    looks = dict(zip(ways, cycle(looks), strict=False))
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    ax = figure.subplots()
+    once = lesions[lesions["resize"] == ways[0]]["before"]
+    for values, colour, line in [
+        (once, "#bbbbbb", "-"),
+        *[(lesions[lesions["resize"] == way]["after"], *looks[way]) for way in ways],
+    ]:
+        ordered = np.sort(values.to_numpy())
+        ax.step(
+            ordered, 100 * np.arange(1, len(ordered) + 1) / len(ordered), color=colour, linestyle=line, where="post"
+        )
+    ax.axvline(small, color="#444444", linewidth=0.8)
+    ax.annotate(f"{small} pixels", (small, 1), xycoords=("data", "axes fraction"), xytext=(3, -10),
+                textcoords="offset points", fontsize=8, color="#444444")  # fmt: skip
+    ax.set(xscale="log", xlabel="pixels of the lesion", ylabel="lesions with at most as many, %", ylim=(0, 101))
+    _quiet(ax)
+
+    def said(way: str) -> str:
+        after = lesions[lesions["resize"] == way]["after"]
+        return f"{way}: {np.mean(after < small):.1%} below {small}"
+
+    handles = [Line2D([], [], color="#bbbbbb", label="in the file")]
+    handles += [Line2D([], [], color=colour, linestyle=line, label=said(way)) for way, (colour, line) in looks.items()]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9)
     return figure
 
 

@@ -160,3 +160,22 @@ def test_a_dataset_that_is_not_there_and_one_that_is_drawn(twin):
     text, ok = checks.report(module, root / "elsewhere")
     assert not ok and "draw it into <root>/Twin" in text
     assert checks.report(datasets.named("phantoms"), root)[1]
+
+
+def test_every_way_of_resizing_is_measured_on_the_lesions(twin, monkeypatch):
+    module, root = twin
+    monkeypatch.setitem(datasets.DATASETS, "twin", module)
+    lesions = checks.resizings("twin", root, size=30)
+    assert set(lesions["resize"]) == set(checks.WAYS) and (lesions["resize"].value_counts() == 18).all()
+    assert (lesions["before"] == 400).all()
+    after = lesions.groupby("resize")["after"].median()
+    assert after["stretch"] == after["pad"] == 100 < after["around the lesion"]
+
+
+def test_what_is_drawn_is_resized_in_one_way_and_without_masks_there_is_nothing_to_lose(twin, monkeypatch):
+    module, root = twin
+    lesions = checks.resizings("phantoms", size=32, limit=60)
+    assert set(lesions["resize"]) == {"stretch"} and (lesions["before"] > 0).all()
+    module.index = lambda archive: index(archive).assign(masks=[[] for _ in range(20)])
+    monkeypatch.setitem(datasets.DATASETS, "twin", module)
+    assert len(checks.resizings("twin", root, size=32)) == 0

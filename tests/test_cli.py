@@ -91,5 +91,61 @@ def test_data_are_listed_described_and_checked(capsys):
     assert said(capsys, "data", "get", "phantoms", code=0).strip()
 
 
+def test_a_list_says_what_is_under_the_root(capsys, tmp_path):
+    def line(name):
+        return next(
+            line for line in said(capsys, "data", "list", "--data", tmp_path, code=0).split("\n") if name in line
+        )
+
+    assert line("phantoms ").split()[1] == "drawn"
+    assert line("busi ").split()[1] == "-"
+    (tmp_path / "BUSI/Dataset_BUSI_with_GT/benign").mkdir(parents=True)
+    assert line("busi ").split()[1] == "there"
+    assert line("folder ").split()[1] == "yours"
+
+
+def test_what_cannot_be_downloaded_is_explained_with_the_place_to_put_it(capsys, tmp_path):
+    answer = said(capsys, "data", "get", "busi", "--data", tmp_path, code=0)
+    assert "download" in answer and f"{tmp_path}/BUSI.zip" in answer
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_downloaded_is_put_under_the_root(capsys, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from mednb import datasets
+
+    asked = []
+    module = SimpleNamespace(get=lambda root, size: asked.append((root, size)) or root / "it")
+    monkeypatch.setitem(datasets.DATASETS, "it", module)
+    assert f"it is in {tmp_path / 'it'}" in said(capsys, "data", "get", "it", "--data", tmp_path, "--size", 64, code=0)
+    assert asked == [(tmp_path, 64)]
+
+
+def test_the_members_of_a_mix_are_described_and_checked_each(capsys, tmp_path):
+    answer = said(capsys, "data", "card", "busi+phantoms", code=0)
+    assert answer.startswith("busi: ") and "\nphantoms: " in answer
+    answer = said(capsys, "data", "check", "phantoms+busi", "--data", tmp_path, code=1)
+    assert "phantoms: drawn" in answer and "busi needs" in answer
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "sentences"),
+    [
+        ("busi", ["780 images, no patient ids, 798 masks", "normal: 133", "benign: 437", "malignant: 210"]),
+        ("busbra", ["1,875 images, 1,064 patients, 1,875 masks", "benign: 1,268", "malignant: 607"]),
+        ("mini_mias", ["322 images, 161 patients", "normal: 207", "benign: 63", "malignant: 52"]),
+        ("hc18", ["1,334 images", "999 masks"]),
+        ("pocus", ["517 images, 102 patients, 0 masks", "covid: 90", "pneumonia: 161", "regular: 246", "viral: 20"]),
+        ("iq_othnccd", ["1,097 images, no patient ids, 0 masks", "normal: 416", "benign: 120", "malignant: 561"]),
+    ],
+)
+def test_real_datasets_are_as_they_are_known(capsys, data_root, name, sentences):
+    answer = said(capsys, "data", "check", name, "--data", data_root, code=0)
+    assert all(sentence in answer for sentence in [*sentences, "0.0% of the test images", "all is well"])
+
+
 def test_data_that_are_not_there_fail_the_check(capsys, tmp_path):
     assert str(tmp_path) in said(capsys, "data", "check", "busi", "--data", tmp_path, code=1)

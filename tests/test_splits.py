@@ -296,3 +296,16 @@ def test_a_limit_is_kept_by_whole_patients_of_every_label_and_split():
     assert 90 <= len(rows) <= 100
     assert table["patient"].isin(kept["patient"]).sum() == len(rows)
     assert len(kept.groupby(["label", "split"])) == 9
+
+
+def test_what_a_split_gives_away_is_the_share_of_test_images_with_a_twin_in_train():
+    table = pd.DataFrame({"patient": list("aabbcd"), "group": list("aabbcc")})
+    names = np.array(["train", "test", "test", "test", "train", "test"])
+    assert splits.given_away(table, names) == 2 / 4
+    assert splits.given_away(table, names, "patient") == 1 / 4
+    assert splits.given_away(table, np.array(["train"] * 6)) == 0
+
+
+def test_a_shuffled_split_leaks_and_ours_does_not(images):
+    shares = splits.leaks(images.table).pivot_table("share", "split", "reason", sort=False)
+    assert (shares.loc["this split"] == 0).all() and (shares.loc["shuffled"] > 0.3).all()

@@ -144,7 +144,7 @@ def describe_all(root: str | Path | None = None) -> str:
     lines = []
     for name, module in DATASETS.items():
         card = module.CARD
-        there = "drawn" if card.folder is None else "there" if is_there(name, root) else "-"
+        there = {None: "drawn", "": "yours"}.get(card.folder) or ("there" if is_there(name, root) else "-")
         total = card.n_images or sum(card.counts.values())
         images = f"{total:,} images" if total else ""
         classes = ", ".join(card.classes[:4]) + (", ..." if len(card.classes) > 4 else "")
@@ -153,9 +153,10 @@ def describe_all(root: str | Path | None = None) -> str:
 
 
 def is_there(name: str, root: str | Path | None = None) -> bool:
-    """Whether the files of a dataset are under the data root."""
+    """Whether the files of a dataset, or the folder in which they should be, are under the data root."""
+    module, root = named(name), data_root(root)
     try:
-        return bool(located(data_root(root), named(name).CARD, named(name)))
+        return located(root, module.CARD, module).path != root or bool(module.LOOKS_LIKE)
     except (OSError, ValueError):
         return False
 

@@ -153,14 +153,27 @@ def assert_disjoint(table: pd.DataFrame) -> None:
             raise ValueError(f"{what} on both sides of a split: {some}{more}.")
 
 
-def given_away(table: pd.DataFrame, names: np.ndarray) -> float:
+def given_away(table: pd.DataFrame, names: np.ndarray, by: str = "group") -> float:
     """The share of the test images whose patient, or a near-duplicate of them, is in train under the splits `names`.
 
-    0 for a split that `assert_disjoint` lets pass. For a shuffled one it says how many answers training gives away.
+    by: "group" for both; "patient" for the patient alone. 0 for a split that `assert_disjoint` lets pass.
     """
-    groups = grouped(table)
-    tested = groups[names == "test"]
-    return float(tested.isin(groups[names == "train"]).mean()) if len(tested) else 0.0
+    names = np.asarray(names)
+    who = grouped(table) if by == "group" else table[by]
+    tested = who[names == "test"]
+    return float(tested.isin(who[names == "train"]).mean()) if len(tested) else 0.0
+
+
+def leaks(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """What a split gives away, and what the same images give away when they are shuffled without regard to patients.
+
+    Returns columns split, reason, share (of the test images; see `given_away`).
+    """
+    own = table["split"].to_numpy(str)
+    names = {"this split": own, "shuffled": np.random.default_rng(seed).permutation(own)}
+    reasons = {"the same patient": "patient", "the patient or a near-duplicate": "group"}
+    rows = [(name, reason, given_away(table, n, by)) for name, n in names.items() for reason, by in reasons.items()]
+    return pd.DataFrame(rows, columns=["split", "reason", "share"])
 
 
 def split_hash(table: pd.DataFrame) -> str:
