@@ -179,15 +179,19 @@ def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -
             raw = module.read(archive, row)
     else:
         raw = pixels.read(archive, *file_of(row))
-    window = settings.window or module.CARD.window
-    image = pixels.grey(raw, window, settings.bits, settings.channels)
+    usual = module.CARD.window, 8, 1
+    asked = settings.window or module.CARD.window, settings.bits, settings.channels
+    image = pixels.grey(raw, *asked)
+    # Who looks like whom, and so who is in which split, is the same for every way of reading.
+    thumbnail = duplicates.thumbnail(image if asked == usual else pixels.grey(raw, *usual))
     mask = masks.of(archive, row, image.shape[-2:])
+    shares = resize.TYPICAL.get(module.CARD.modality, resize.TYPICAL["ultrasound"])
     small, small_mask, facts = resize.resized(
-        image, mask, settings.size, settings.resize, settings.around, name=row.image_id
+        image, mask, settings.size, settings.resize, settings.around, row.image_id, shares
     )
     facts |= {name: value for name, value in raw.facts.items() if name not in row._fields}
     facts["lesions"] = len(row.masks) if facts["lesion_area"] else 0
-    return small, small_mask, duplicates.thumbnail(image), facts
+    return small, small_mask, thumbnail, facts
 
 
 def file_of(row: tuple) -> tuple[str, int | None]:
@@ -244,11 +248,11 @@ def finish(
             for shelf in shelves.values():
                 shelf.keep(np.flatnonzero(~broken))
         index, facts = (table[~broken].reset_index(drop=True) for table in (index, facts))
-    facts = facts.drop(columns=["row", "why"])
+    facts = facts.drop(columns=["row", "why"]).infer_objects()
     said = {"modality": card.modality, "organ": card.organ, "source": card.name}
     table = index.drop(columns=["masks", *(name for name in facts if name in index)])
     table = table.assign(**{name: said[name] for name in said if name not in index}).join(facts)
-    for column in table.columns[table.dtypes == object]:  # a column of one kind, as a file needs it
+    for column in table.columns[[kind.kind == "O" for kind in table.dtypes]]:  # a file's columns are of one kind
         table[column] = table[column].map(str, na_action="ignore")
 
     thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
@@ -358,6 +362,6 @@ class Journal:
             return pd.DataFrame({"row": [], "why": []})
         import pyarrow.json
 
-        facts = pyarrow.json.read_json(self.path).to_pandas().drop_duplicates("row", keep="last")
-        facts = facts.sort_values("row", ignore_index=True)
+        facts = pyarrow.json.read_json(self.path).to_pandas(integer_object_nulls=True)
+        facts = facts.drop_duplicates("row", keep="last").sort_values("row", ignore_index=True)
         return facts if "why" in facts else facts.assign(why=None)

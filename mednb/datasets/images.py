@@ -46,7 +46,8 @@ class Images:
 
     @cached_property
     def pixels(self) -> np.ndarray:
-        """(N, H, W) uint8: a memory map of the whole store, or the rows of this subset, read at first access."""
+        """(N, H, W) or (N, 3, H, W), uint8 or uint16: a memory map of the whole store, or the rows of this subset, read
+        at first access."""
         return self.stored_pixels if self.rows is None else self.stored_pixels[self.rows]
 
     @cached_property
@@ -118,9 +119,17 @@ class Images:
     def __repr__(self) -> str:
         counts = self.table["label"].value_counts()
         labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in self.classes)
+        kind = ", in colour" if self.stored_pixels.ndim == 4 else ""
+        kind += ", with 16 bits" if self.stored_pixels.dtype == np.uint16 else ""
+        kind += ", weighted" if "weight" in self.table and (self.table["weight"] != 1).any() else ""
+        more = (
+            f"; {len(self.quarantine):,} more in quarantine"
+            if self.quarantine is not None and len(self.quarantine)
+            else ""
+        )
         return (
-            f"Images({self.name}, {len(self):,} images of {self.size} x {self.size} "
-            f"from {self.table['patient'].nunique():,} patients: {labels})"
+            f"Images({self.name}, {len(self):,} images of {self.size} x {self.size}{kind} "
+            f"from {self.table['patient'].nunique():,} patients: {labels}{more})"
         )
 
     def _repr_html_(self) -> str:

@@ -1,0 +1,113 @@
+"""Is the store built as fast as this machine can decode, and how long does opening it take? Run it by hand:
+
+    python tests/bench_store.py --data ../shared/data
+
+BUSI and BUS-BRA at 128 pixels. The bare loop decodes and resizes the same files, images and masks, with Pillow and
+nothing else, by threads and by processes; the better one counts. Both sides take turns, since a machine has moods, and
+CPU seconds are shown as well, since it may have other things to do.
+"""
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mednb import datasets
+from mednb.datasets import decode
+from mednb.datasets.located import located
+from mednb.datasets.sources import busbra, busi
+from mednb.machine import usable_cores
+
+SIZE = 128
+MODULES = (busi, busbra)
+
+
+def bare(jobs: list[tuple[str, bool]]) -> None:
+    for file, is_mask in jobs:
+        with Image.open(file) as image:
+            grey = image.convert("L")
+        np.asarray(grey.resize((SIZE, SIZE), Image.Resampling.BOX if is_mask else Image.Resampling.BILINEAR))
+
+
+def every_file(root: Path) -> list[list[tuple[str, bool]]]:
+    """Path and whether it is a mask, of every file that the store reads, some at a time."""
+    jobs = []
+    for module in MODULES:
+        archive = located(root, module.CARD, module)
+        for row in module.index(archive).itertuples():
+            jobs += [(archive.where(row.image_id), False), *((archive.where(mask), True) for mask in row.masks)]
+    return [jobs[start : start + 32] for start in range(0, len(jobs), 32)]
+
+
+@contextlib.contextmanager
+def clocked(spent: dict, name: str):
+    """Adds what the block takes to spent[name]: seconds on the wall, seconds of the CPU."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    before = spent.get(name, (0, 0))
+    spent[name] = before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu
+
+
+def build(root: Path, spent: dict) -> None:
+    """The stores of both from nothing ("store"), of which "after decoding" are groups, splits and tables; then both
+    opened again ("opening")."""
+    plain = decode.finish
+
+    def finish(*everything) -> None:
+        with clocked(spent, "after decoding"):
+            plain(*everything)
+
+    decode.finish = finish
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["MEDNB_CACHE"] = cache
+        with clocked(spent, "store"):
+            for module in MODULES:
+                archive = located(root, module.CARD, module)
+                decode.from_archive(module, archive, decode.Settings(SIZE))
+        with clocked(spent, "opening"):
+            for module in MODULES:
+                datasets.load(module.CARD.name, root, SIZE)
+    decode.finish = plain
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--data", type=Path, default=os.environ.get("MEDNB_DATA", "data"))
+    asked.add_argument("--turns", type=int, default=5)
+    asked = asked.parse_args()
+    parts, cores, turns = every_file(asked.data), usable_cores(), []
+    build(asked.data, {})  # once for what Python imports and the disk remembers
+    print(f"{sum(map(len, parts)):,} files at {SIZE} pixels on {cores} cores; seconds, and CPU seconds")
+    with ThreadPoolExecutor(cores) as threads, multiprocessing.get_context("forkserver").Pool(cores) as processes:
+        processes.map(bare, parts[: 2 * cores])
+        for _ in range(asked.turns):
+            spent = {}
+            with clocked(spent, "bare threads"):
+                list(threads.map(bare, parts))
+            with clocked(spent, "bare processes"):
+                processes.map(bare, parts)
+            build(asked.data, spent)
+            print(", ".join(f"{name} {wall:.2f} ({cpu:.2f})" for name, (wall, cpu) in spent.items()))
+            turns.append(spent)
+    for clock, name in enumerate(("wall", "CPU")):
+        of = {key: np.array([spent[key][clock] for spent in turns]) for key in turns[0]}
+        # The CPU seconds of other processes are not ours to see.
+        best = np.minimum(of["bare threads"], of["bare processes"]) if name == "wall" else of["bare threads"]
+        decoding, all_of_it = best / (of["store"] - of["after decoding"]), best / of["store"]
+        print(
+            f"by {name}: decoding into the store runs at {statistics.median(decoding):.0%} of the bare loop, with "
+            f"groups, splits and tables at {statistics.median(all_of_it):.0%} (medians of {len(turns)} turns)"
+        )
+    print(f"opening both: {statistics.median(spent['opening'][0] for spent in turns):.3f} s")
+
+
+if __name__ == "__main__":
+    main()
