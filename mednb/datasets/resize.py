@@ -144,7 +144,7 @@ def body(image: np.ndarray) -> np.ndarray:
     """(H, W) bool: what is no empty background; all of it when that cannot be told.
 
     Background is darker than a quarter of Otsu's threshold (1979): the threshold itself parts bright tissue from dark,
-    and an ultrasound image would lose its depths. Pieces of less than a twentieth of the largest one are labels and
+    and an ultrasound image would lose its depths. Pieces of less than a fiftieth of the largest one are labels and
     markers beside the body. Looked for on every n-th pixel of a large picture.
     """
     from scipy import ndimage
@@ -157,5 +157,5 @@ def body(image: np.ndarray) -> np.ndarray:
         return np.ones(grey.shape, bool)
     pieces, _ = ndimage.label(coarse > threshold_otsu(coarse) / 4)
     areas = np.bincount(pieces.ravel())[1:]
-    large = np.isin(pieces, 1 + np.flatnonzero(areas >= areas.max() / 20))
+    large = np.isin(pieces, 1 + np.flatnonzero(areas >= areas.max() / 50))
     return np.repeat(np.repeat(large, step, 0), step, 1)[: grey.shape[0], : grey.shape[1]]
