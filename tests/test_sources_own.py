@@ -107,9 +107,23 @@ def test_a_broken_file_does_not_name_anybody_either(tmp_path):
     twins.hospital(tmp_path)
     file = tmp_path / "Erika Mustermann/IM0"
     file.write_bytes(file.read_bytes()[:-4000])
+    (tmp_path / "doe_jane/IM1.dcm").write_bytes(b"nothing of the kind" * 30)
+    (tmp_path / "benign/broken.tif").write_bytes(b"II*\0 nothing")
     images = datasets.load("folder", tmp_path, size=32, broken="quarantine")
-    (why,) = images.quarantine["why"]
-    assert "hidden-" in why and "rika" not in why
+    assert len(images.quarantine) == 3
+    assert images.table["patient"].str.startswith("p-").all()  # the others are still known
+    for why in images.quarantine["why"]:
+        assert ("hidden-" in why or "broken.tif" in why) and not re.search("rika|jane", why)
+
+
+def test_a_name_that_holds_the_patient_of_the_table_is_not_shown(tmp_path):
+    for number in range(4):
+        twins.picture(tmp_path / f"Smith_{number // 2}/{number}.png", twins.scene(np.random.default_rng(number)))
+    names = [f"Smith_{number // 2}/{number}.png" for number in range(4)]
+    pd.DataFrame({"image": names, "patient": ["Smith 0", "Smith 0", "Smith 1", "Smith 1"]}).to_csv(tmp_path / "t.csv")
+    index = index_of(tmp_path, "t.csv")
+    assert "smith" not in index.to_csv().lower() and len(set(index["patient"])) == 2
+    assert values_of(index, tmp_path, 3)[0].shape == (96, 72)
 
 
 def test_frames_of_one_file_stay_together(tmp_path):
@@ -155,6 +169,10 @@ def test_a_table_may_lie_elsewhere_and_another_one_is_another_dataset(tmp_path):
     table.iloc[:10].to_csv(tmp_path / "other.csv", index=False)
     assert len(datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "one.csv")) == 12
     assert len(datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "other.csv")) == 10
+    for name, n in (("in.csv", 12), ("also.csv", 11)):
+        table.iloc[:n].to_csv(tmp_path / "mine" / name, index=False)
+    assert len(datasets.load("folder", tmp_path / "mine", size=32, table="in.csv")) == 12
+    assert len(datasets.load("folder", tmp_path / "mine", size=32, table="also.csv")) == 11
     table.assign(label="C").to_csv(tmp_path / "one.csv", index=False)
     assert datasets.load("folder", tmp_path / "mine", size=32, table=tmp_path / "one.csv").classes == ["C"]
 

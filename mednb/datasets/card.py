@@ -58,7 +58,7 @@ class Card:
         total = self.n_images or sum(self.counts.values())
         counts = ", ".join(f"{label} {self.counts[label]:,}" if self.counts else label for label in self.classes)
         facts = {
-            "images": f"{total:,} ({counts})" if total else counts,
+            "images": f"{total:,} ({counts})" if total else counts or "as many as there are",
             "patients": self.patients,
             "masks": self.masks,
             "modality": f"{self.modality}, {self.organ}",

@@ -33,7 +33,7 @@ CARD = Card(
     alike=0.97,
     defects=(
         "The label is the worst of what is in the image; BENIGN_WITHOUT_CALLBACK counts as benign. No normal images.",
-        "A patient may be in the training set of masks and in the test set of calcifications: see `official` against "
+        "A patient may be in the training set of masses and in the test set of calcifications: see `official` against "
         "`split`.",
         "The tables' paths of mask and crop are often swapped, so the mask is told by its size, which is the image's. "
         "At least eight masks have another size (43.5 against 50 micrometres a pixel, it seems): they are stretched.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -19,18 +19,9 @@ FILMS = (".tif", ".tiff", ".gif", ".nii", ".nii.gz", ".mha", ".mhd", ".avi", ".m
 OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf", ".raw", ".zraw", ".zip", ".gz")
 SPLITS = ("train", "val", "test", "")
 UNKNOWN = "unlabelled"
-RESERVED = {"image_id", "masks", "official", "official_fold", "file", "frame", "video", "position", "source", "group"}
-RESERVED |= {
-    "fold",
-    "part",
-    "near_duplicate",
-    "width",
-    "height",
-    "lesions",
-    "lesion_area",
-    "lesion_pixels",
-    "burned_in",
-}
+TAKEN = ("image_id", "masks", "official", "official_fold", "file", "frame", "video", "position")  # columns of an index
+TAKEN += ("source", "group", "fold", "near_duplicate", "width", "height", "burned_in")  # and of what it becomes
+TAKEN += ("lesions", "lesion_area", "lesion_pixels")
 
 
 class Folder:
@@ -80,15 +71,16 @@ class Folder:
 
     def card_of(self, table: pd.DataFrame) -> Card:
         """The card of what was found."""
-        known = table["patient"].str.fullmatch(r"p-[0-9a-f]{10}").all()
-        who = (
-            "of your table or your DICOM files, as hashes"
-            if known
-            else (
+        known = table["patient"].str.fullmatch(r"p-[0-9a-f]{10}")
+        if known.all():
+            who = "of your table or your DICOM files, as hashes"
+        elif known.any():
+            who = f"of whom {(~known).sum():,} images name nobody: each such file counts as a patient of its own"
+        else:
+            who = (
                 "groups of near-duplicates, and the frames of one file: nobody names the patients, so one can be on "
                 "both sides of a split; a table with a column patient would help"
             )
-        )
         said = {name: " and ".join(map(str, sorted(set(table[name])))) for name in ("modality", "organ")}
         return replace(self.CARD.counted(table), patients=f"{table['patient'].nunique():,} {who}", **said)
 
@@ -102,26 +94,30 @@ class Folder:
         if not rows:
             raise FileNotFoundError(f"{archive.where()} holds no images; {self.CARD.how_to_get}.")
         table = pd.DataFrame([frame for row in rows for frame in self.frames(archive, row)])
-        # Who only some images belong to is of no use: the others could belong to the same.
-        return table.drop(columns="patient") if table["patient"].isna().any() else table
+        if table["patient"].isna().all():
+            return table.drop(columns="patient")
+        # Whoever is not named counts as a patient of their own, file by file.
+        return table.assign(patient=table["patient"].fillna(table["image_id"].str.replace(r"#\d+$", "", regex=True)))
 
     def read(self, archive: Archive, row: tuple) -> pixels.Raw:
         """One image, also where its name is hidden."""
         shown, frame = row.image_id.partition("#")[0], getattr(row, "frame", -1)
         file = shown
         if shown.startswith("hidden-"):
-            file = next(name for name in archive.names if hidden(name) == shown)
+            file = behind(archive)[shown]
         try:
             raw = pixels.read(archive, file, int(frame) if frame >= 0 else None)
         except ValueError as error:
             raise ValueError(str(error).replace(file, row.image_id)) from None
         return replace(raw, where=archive.where(row.image_id))
 
-    @cached_property
+    @property
     def version(self) -> str:
-        """What changes when the table is changed."""
-        path = Path(self.table or "")
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        """What changes when another table is taken, or when it is changed."""
+        if self.table is None:
+            return ""
+        path = Path(self.table).expanduser()
+        return f"{self.table} {hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''}"
 
     def found(self, archive: Archive) -> list[dict]:
         """A row for every image, with the masks that lie beside it."""
@@ -145,7 +141,7 @@ class Folder:
         if "patient" in table and (table["patient"] == "").any():
             row = table["image"][table["patient"] == ""].iloc[0]
             raise ValueError(f"{where} does not say whose {row} is; fill the column patient, or leave it out.")
-        taken = sorted(set(table) & RESERVED)
+        taken = sorted(set(table) & set(TAKEN))
         if taken:
             raise ValueError(f"{where} has a column {taken[0]}, a name that mednb gives something else; rename it.")
         rows = []
@@ -155,8 +151,7 @@ class Folder:
                 if name not in archive:
                     raise FileNotFoundError(f"{where} names {name}, which is not in {archive.where()}.")
             official = {"official": row.pop("split")} if "split" in row else {}
-            patient = {"patient": privacy.hashed(row.pop("patient"))} if "patient" in row else {}
-            rows.append(row | {"masks": masks} | official | patient)
+            rows.append(row | {"masks": masks} | official)
         return rows
 
     def read_table(self, archive: Archive) -> tuple[str, pd.DataFrame]:
@@ -173,31 +168,36 @@ class Folder:
 
     def frames(self, archive: Archive, row: dict) -> list[dict]:
         """One row of the index for a picture, and one for each frame of a film or volume."""
-        file, label, patient, n = row["image"], PurePosixPath(row["image"]).parts[0], row.get("patient"), 1
-        label, shown = (label if "/" in file else UNKNOWN), file
-        if is_dicom(archive, file):
-            data = archive.read(file)
-            n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
-            patient = patient or (
-                privacy.patient(archive, file) if privacy.identity(data)["PatientID"].strip() else None
-            )
-            shown = hidden(file) if privacy.names_person(file, data) else file
-            label = UNKNOWN if privacy.names_person(label, data) else label
-        elif suffix(file) in FILMS:
-            n = pixels.frames(archive, file)
-        known = {name: value for name, value in row.items() if name not in ("image", "masks")}
-        known |= {"label": row.get("label") or label, "patient": patient}
+        file, masks, patient = row.pop("image"), row.pop("masks"), row.pop("patient", None)
+        label, hide, n = (file.partition("/")[0] if "/" in file else UNKNOWN), False, 1
+        try:
+            if is_dicom(archive, file):
+                hide = True  # until it is known whether the name tells who it is
+                data = archive.read(file)
+                patient = patient or privacy.identity(data)["PatientID"].strip() or None
+                n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
+                hide = privacy.names_person(file, data)
+            elif suffix(file) in FILMS:
+                n = pixels.frames(archive, file)
+        except ValueError:
+            n = 1  # a broken file is one image, which says so when it is read
+        hide |= patient is not None and len(patient) >= 3 and privacy.plain(patient) in privacy.plain(file)
+        shown = hidden(file) if hide else file
+        known = row | {
+            "label": row.get("label") or (UNKNOWN if hide else label),
+            "patient": None if patient is None else privacy.hashed(patient),
+        }
         if n == 1:
-            return [{"image_id": shown, **known, "masks": row["masks"]}]
+            return [{"image_id": shown, **known, "masks": masks}]
         return [
-            {"image_id": f"{shown}#{i}", **known, "masks": [{"file": mask, "frame": i} for mask in row["masks"]]}
+            {"image_id": f"{shown}#{i}", **known, "masks": [{"file": mask, "frame": i} for mask in masks]}
             | {"frame": i, "position": i / (n - 1), "video": shown}
             for i in range(n)
         ]
 
 
 def suffix(name: str) -> str:
-    """ ".png", and ".nii.gz"; in small letters."""
+    """The name's suffix in small letters: ".png" or ".nii.gz"."""
     return re.search(r"(\.nii\.gz|\.[^./]*)?$", name.lower())[0]
 
 
@@ -208,9 +208,11 @@ def stem(name: str) -> str:
 
 
 def is_dicom(archive: Archive, name: str) -> bool:
-    """Whether a file is DICOM, by what it holds: such files have any suffix, or none."""
+    """Whether a file is DICOM, by its suffix or by what it holds: such files may have any suffix, or none."""
     if suffix(name) in PICTURES + FILMS + OTHERS or PurePosixPath(name).name == "DICOMDIR":
         return False
+    if suffix(name) in (".dcm", ".dicom", ".ima"):
+        return True
     with archive.open(name) as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -218,3 +220,9 @@ def is_dicom(archive: Archive, name: str) -> bool:
 def hidden(name: str) -> str:
     """What is shown instead of a name that would tell who the patient is."""
     return f"hidden-{privacy.hashed(name)[2:]}"
+
+
+@lru_cache(maxsize=4)
+def behind(archive: Archive) -> dict[str, str]:
+    """What is shown instead of each file's name -> the name. Stays in memory."""
+    return {hidden(name): name for name in archive.names}
