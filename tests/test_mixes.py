@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -97,6 +99,13 @@ def test_two_patients_with_one_number_in_two_datasets_stay_two(shelf):
     assert set(images.table.loc[images.table["patient"] == "a/0", "source"]) == {"a"}
 
 
+def test_a_case_is_one_dataset_s_and_an_unknown_one_stays_unknown(shelf):
+    shelf["a"] = member("a", case="1")
+    shelf["c"] = member("c", 20, case="1")
+    case = mixes.mix("a+b+c").table.groupby("source")["case"].unique().map(list)
+    assert case["a"] == ["a/1"] and case["c"] == ["c/1"] and pd.isna(case["b"]).all()
+
+
 def test_labels_keep_their_names_where_the_classes_are_the_same(shelf):
     assert mixes.mix("a+b").classes == ["benign", "malignant"]
     images = mixes.mix("a+c")
@@ -143,6 +152,7 @@ def test_the_card_of_a_mix_names_every_licence_and_counts_all(shelf):
     assert sum(card.counts.values()) == 60 and card.n_patients == 30 and card.n_masks is None
     assert str(card).startswith("a+c: a mix of A and C")
     assert mixes.mix("a+b").card.modality == "ultrasound and mammography"
+    assert mixes.card_of("a+c", [card, replace(card, alike=0.9)], shared=True).alike == 0.9
 
 
 def test_a_mix_remembers_the_split_of_every_member(shelf):

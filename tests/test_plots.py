@@ -95,6 +95,59 @@ def test_colour_images_are_drawn_in_colour():
     assert plots.montage(colour).axes[0].images[0].get_array().shape == (16, 16, 3)
 
 
+def files(labels=("benign", "malignant", "normal")):
+    rng = np.random.default_rng(0)
+    sizes = {"width": rng.integers(200, 220, 90), "height": rng.integers(150, 155, 90)}
+    return pd.DataFrame({"label": np.repeat(labels, 90 // len(labels)), **sizes})
+
+
+def test_sizes_of_files_have_a_panel_for_each_class():
+    assert_sound(plots.picture_sizes(files()), 3)
+    assert_sound(plots.picture_sizes(files([f"class {i}" for i in range(9)])), 9)
+    with pytest.raises(plots.NothingToDraw, match="picture_sizes"):
+        plots.picture_sizes(files()[:0])
+
+
+def test_masks_are_averaged_over_the_images_of_a_class():
+    labels = IMAGES.table["label"].to_numpy(str)
+    figure = plots.mask_coverage(IMAGES.masks, labels)
+    shown = {ax.get_title().split(":")[0]: ax for ax in figure.axes if ax.get_title()}
+    assert "normal" not in shown and len(figure.axes) == len(shown) + 1
+    for label, ax in shown.items():
+        assert (ax.images[0].get_array() == IMAGES.masks[labels == label].mean(0)).all()
+    with pytest.raises(plots.NothingToDraw, match="all masks are empty"):
+        plots.mask_coverage(np.zeros((3, 16, 16), bool), ["a"] * 3)
+
+
+def test_leaks_have_a_bar_for_each_split_and_reason():
+    shares = pd.DataFrame(
+        [
+            ("this split", "patient", 0.0),
+            ("this split", "any", 0.0),
+            ("shuffled", "patient", 0.9),
+            ("shuffled", "any", 1.0),
+        ],
+        columns=["split", "reason", "share"],
+    )
+    figure = plots.leaks(shares)
+    assert_sound(figure, 1)
+    assert [round(bar.get_width()) for bar in figure.axes[0].patches] == [0, 90, 0, 100]
+
+
+def test_resizings_say_how_many_lesions_are_small():
+    before = np.arange(1, 101) * 100
+    rows = [
+        pd.DataFrame({"resize": way, "before": before, "after": before // by})
+        for way, by in {"pad": 50, "stretch": 500}.items()
+    ]
+    figure = plots.resizings(pd.concat(rows, ignore_index=True))
+    assert_sound(figure, 1)
+    said = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert said == ["in the file", "pad: 9.0% below 20", "stretch: 99.0% below 20"]
+    with pytest.raises(plots.NothingToDraw, match="resizings"):
+        plots.resizings(rows[0][:0])
+
+
 @pytest.mark.parametrize("names", [("simclr",), ("simclr", "none", "byol")])
 def test_neighbours_are_framed_by_their_label(names):
     queries, found, labels, of = near(*names)

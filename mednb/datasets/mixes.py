@@ -76,9 +76,9 @@ def mix(
         split: test wins over val, val over train, and those on the other side are left out. None: not looked for.
     reading: what else `load` takes.
 
-    Patients, groups, cases, videos and image_ids are named after their dataset ("busi/benign (1)"), so that two patients with one
-    number stay two. Labels are too ("busi/benign"), unless the datasets have the same classes. Masks of a dataset
-    without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
+    Patients, groups, cases, videos and image_ids are named after their dataset ("busi/benign (1)"), so that two patients
+    with one number stay two. Labels are too ("busi/benign"), unless the datasets have the same classes. Masks of a
+    dataset without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
     """
     from mednb.datasets import load
 
@@ -170,6 +170,7 @@ def card_of(name: str, cards: Sequence[Card], shared: bool) -> Card:
         how_to_get=each("how_to_get"),
         defects=tuple(f"{card.name}: {defect}" for card in cards for defect in card.defects),
         tested_on=each("tested_on"),
+        alike=max(card.alike for card in cards),
     )
 
 
