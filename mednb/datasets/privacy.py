@@ -11,7 +11,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mednb.datasets import pixels
-from mednb.datasets.pixels import Raw, quiet
+from mednb.datasets.pixels import quiet
 
 if TYPE_CHECKING:
     from mednb.datasets.archive import Archive
@@ -78,13 +78,3 @@ def names_person(path: str, data: bytes) -> bool:
 def plain(text: str) -> str:
     """Letters and digits between single spaces, so that O_Brien and O'Brien are the same."""
     return f" {re.sub(r'[^a-z0-9]+', ' ', text.casefold()).strip()} "
-
-
-def burnt_in(raw: Raw) -> str | None:
-    """A warning when the file says that words are burnt into its pixels; None when it does not."""
-    if not raw.facts.get("burned_in"):
-        return None
-    return (
-        f"{raw.where} has annotations burnt into its pixels (BurnedInAnnotation is YES): they may name the patient, "
-        "and a network may read the label from them"
-    )
