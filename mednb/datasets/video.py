@@ -50,6 +50,7 @@ class Video:
             there(frame, self.frames())
             self.start()
         while self.at < frame:
+            self.values = None
             self.at, picture = next(self.decoding, (None, None))
             if picture is None:
                 self.start()
