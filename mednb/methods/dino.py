@@ -23,6 +23,7 @@ class DINO(Method):
 
     batch_size = 64
     crops = (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
+    clip = 3.0
     frozen, warmup = 0.02, 0.3  # shares of the training
 
     def __init__(self, encoder: nn.Module, width: int = 1024, hidden: int = 512, m: float = 0.99):
