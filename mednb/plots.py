@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from mednb import files
 from mednb.results import MAIN_METRIC, SETTING, in_order, percent
@@ -561,6 +561,48 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
         _quiet(ax)
     figure.axes[0].set_ylabel("dice")
     _legend(figure, _handles(looks))
+    return figure
+
+
+def speed(rows: pd.DataFrame) -> Figure:
+    """Views per second of each pipeline, in training and by itself: a panel for each size of image, and each device.
+
+    rows: what `speed.measure` gives. A bar is the median of the repetitions, which are the points; the dashed line is
+    what the network could do if views cost nothing.
+    """
+    _rows(rows, "speed", "what", "size", "pipeline", "views_per_second", "device", "cores")
+    titles = {"training": "training", "views": "views alone"}
+    lines = [(device, what) for device in dict.fromkeys(rows["device"]) for what in titles]
+    sizes, pipelines = sorted(set(rows["size"])), list(dict.fromkeys(rows["pipeline"]))
+    figure = Figure(figsize=(3.4 * len(sizes) + 1.2, 2.1 * len(lines) + 0.3), layout="constrained")
+    axes = figure.subplots(len(lines), len(sizes), squeeze=False)
+    for (device, what), of_line in zip(lines, axes, strict=True):
+        there = rows[(rows["device"] == device) & (rows["what"] == what)]
+        names = [name for name in pipelines if name in set(there["pipeline"])]
+        for ax, size in zip(of_line, sizes, strict=True):
+            found = there[there["size"] == size].groupby("pipeline")["views_per_second"]
+            median = found.median()
+            for y, name in enumerate(names):
+                ours = name == "mednb"
+                ax.barh(y, median[name], height=0.7, color="#0072b2" if ours else "#c9c9c9")
+                each = found.get_group(name)
+                ax.plot(each, np.full(len(each), y), "|", color="#222222", markersize=7)
+                over = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+                ax.text(max(each) * 1.04, y, f"{median[name]:,.0f}", va="center", fontsize=8, bbox=over)
+            if "model alone" in median:
+                ax.axvline(median["model alone"], color="#222222", linewidth=1, linestyle="--")
+            ax.set_yticks(range(len(names)), names if ax is of_line[0] else [""] * len(names))
+            ax.invert_yaxis()
+            ax.margins(x=0.22)
+            ax.set_xlim(left=0)
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.set_xlabel("views per second", fontsize=9)
+            ax.set_title(f"{titles[what]}, {size} x {size} pixels", fontsize=9)
+            _quiet(ax)
+            ax.grid(axis="y", visible=False)
+    figure.suptitle(
+        "; ".join(f"{device}, {cores} cores" for device, cores in rows.groupby("device")["cores"].max().items())
+    )
     return figure
 
 

@@ -9,17 +9,20 @@ from mednb.study.notebook import cells, is_parameters, parameters, run
 from mednb.study.plan import FILES, NOTEBOOKS, read
 
 ROOT = Path(__file__).parents[1]
-ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("**/[0-9]*.ipynb"))
+ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("**/*.ipynb"))
 ALONE = [path for path in ALL if ROOT / path not in NOTEBOOKS.values()]
 TINY = {
     "dataset": "phantoms",
     "images_drawn": 240,
     "limit": 60,
     "size": 32,
+    "sizes": [32],
     "batch_size": 16,
     "epochs": 1,
     "steps": 2,
     "fractions": [0.5, 1.0],
+    "repetitions": 1,
+    "seconds": 0.1,
 }
 
 

@@ -247,9 +247,29 @@ def test_class_counts_say_images_and_patients():
     assert sum(map(int, written)) == IMAGES.table["patient"].nunique()
 
 
+def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone():
+    paces = {"lightly": 240, "mednb": 560, "model alone": 590}
+    rows = pd.DataFrame(
+        {"device": device, "cores": 2, "what": what, "size": size, "pipeline": name, "views_per_second": pace + i}
+        for device in ("AMD EPYC", "NVIDIA H100")
+        for what in ("training", "views")
+        for size in (64, 128, 224)
+        for name, pace in paces.items()
+        for i in range(3)
+        if (what, name) != ("views", "model alone")
+    )
+    figure = plots.speed(rows)
+    assert_sound(figure, 2 * 2 * 3)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["241", "561", "591"]
+    assert figure.axes[0].lines[-1].get_xdata()[0] == 591  # the limit
+    assert len(figure.axes[3].patches) == 2
+    assert_sound(plots.speed(rows.query("device == 'AMD EPYC' and size == 64")), 2)
+
+
 @pytest.mark.parametrize(
     ("draw", "arguments"),
     [
+        (plots.speed, [pd.DataFrame()]),
         (plots.montage, [np.empty((0, 8, 8))]),
         (plots.views, [np.empty((0, 8, 8))] * 2),
         (plots.pairs, [np.empty((0, 8, 8))] * 2),

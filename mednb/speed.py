@@ -1,0 +1,328 @@
+"""How fast pretraining is, how fast others are, and how fast it could be at best.
+
+The same images, network, loss and batch go through several pipelines, in turns, several times: what else runs on the
+machine then slows all of them. A pipeline is an endless stream of batches of two views; the network is trained on it.
+
+- `lightly`: its documented one: PIL images in RGB, `SimCLRTransform`, a DataLoader with a worker for each core.
+- `torchvision`: the same recipe by torchvision's transforms v2 on tensors, in the same workers.
+- `kornia`: the same recipe by kornia, a batch at once, on the device.
+- `mednb`: `pretrain.fit` as it is, in the precision that it chooses.
+- `model alone`: the network in that precision on views that are already there: the limit.
+- `model alone, 32 bits`: the limit of those above, which compute in 32 bits as their documentation does.
+
+lightly's images are not read from files but already lie in memory, at the size of the views: this is in its favour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import math
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from mednb import encoders, pretrain, views
+from mednb.datasets import Images
+from mednb.machine import usable_cores
+from mednb.methods import METHODS
+
+LIMIT, LIMIT_32 = "model alone", "model alone, 32 bits"
+VERSIONED = ("torch", "torchvision", "lightly", "kornia")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all pipelines."""
+
+    images: Images
+    batch_size: int = 64
+    encoder: str = "resnet18"
+    policy: str = "ultrasound"  # mednb's; the others have SimCLR's recipe
+    workers: int = field(default_factory=usable_cores)  # processes of a DataLoader
+    seconds: float = 5.0  # about so long is each measured
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def batches(self) -> Iterator[Tensor]:
+        """Random images (B, H, W) on the device, endlessly."""
+        pixels = torch.from_numpy(np.array(self.images.pixels)).to(self.device)
+        while True:
+            yield pixels[torch.randint(len(pixels), (self.batch_size,), device=self.device)]
+
+
+# -------------------- streams of two views (B, 1, H, W)
+
+
+class TwoViews(Dataset):
+    """Images (N, H, W) as what a transform takes, and two views of each."""
+
+    def __init__(self, pixels: np.ndarray, given: Callable, transform: Callable):
+        self.pixels, self.given, self.transform = pixels, given, transform
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, row: int) -> list[Tensor]:
+        return self.transform(self.given(self.pixels[row]))
+
+
+def loaded(setting: Setting, given: Callable, transform: Callable) -> Iterator[list[Tensor]]:
+    """From a DataLoader whose workers never run out of images: the last ones would be alone on the machine."""
+    data = TwoViews(np.array(setting.images.pixels), given, transform)
+    sampler = RandomSampler(data, replacement=True, num_samples=10**9)
+    loader = DataLoader(
+        data, setting.batch_size, sampler=sampler, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
+    )
+    for pair in loader:
+        yield [view[:, :1].to(setting.device, non_blocking=True) for view in pair]
+
+
+def in_rgb(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def lightly(setting: Setting) -> Iterator[list[Tensor]]:
+    from lightly.transforms import SimCLRTransform
+
+    return loaded(setting, in_rgb, SimCLRTransform(input_size=setting.images.size))
+
+
+class Twice:
+    """Two views by one transform."""
+
+    def __init__(self, transform: Callable):
+        self.transform = transform
+
+    def __call__(self, image) -> list:
+        return [self.transform(image), self.transform(image)]
+
+
+def with_channel(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(pixels))[None]
+
+
+def blur_kernel(size: int) -> int:
+    """A tenth of the image, odd: what SimCLR's paper says."""
+    return max(3, size // 20 * 2 + 1)
+
+
+def torchvision(setting: Setting) -> Iterator[list[Tensor]]:
+    from torchvision.transforms import v2
+
+    size = setting.images.size
+    recipe = [
+        v2.RandomResizedCrop(size, scale=(0.08, 1)),
+        v2.RandomHorizontalFlip(),
+        v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+        v2.RandomGrayscale(0.2),
+        v2.RandomApply([v2.GaussianBlur(blur_kernel(size), (0.1, 2.0))], p=0.5),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([views.MEAN], [views.STD]),
+    ]
+    return loaded(setting, with_channel, Twice(v2.Compose(recipe)))
+
+
+def kornia(setting: Setting) -> Iterator[list[Tensor]]:
+    import kornia.augmentation as K
+
+    size = setting.images.size
+    # Its colour jitter takes three channels only; these are the two parts of it that a grey image can have.
+    recipe = torch.nn.Sequential(
+        K.RandomResizedCrop((size, size), scale=(0.08, 1.0)),
+        K.RandomHorizontalFlip(),
+        K.RandomBrightness((0.2, 1.8), p=0.8),
+        K.RandomContrast((0.2, 1.8), p=0.8),
+        K.RandomGaussianBlur((blur_kernel(size),) * 2, (0.1, 2.0), p=0.5),
+        K.Normalize(torch.tensor([views.MEAN]), torch.tensor([views.STD])),
+    ).to(setting.device)
+    for pixels in setting.batches():
+        images = pixels[:, None].float() / 255
+        yield [recipe(images), recipe(images)]
+
+
+def mednb(setting: Setting) -> Iterator[list[Tensor]]:
+    policy = views.policy(setting.policy)
+    rows = torch.arange(setting.batch_size, device=setting.device)
+    for epoch, pixels in enumerate(setting.batches()):
+        yield [policy(pixels, views.key(0, epoch, rows, view)) for view in (0, 1)]
+
+
+def ready(setting: Setting) -> Iterator[list[Tensor]]:
+    made = next(mednb(setting))
+    while True:
+        yield made
+
+
+PIPELINES = {
+    "lightly": lightly,
+    "torchvision": torchvision,
+    "kornia": kornia,
+    "mednb": mednb,
+    LIMIT: ready,
+    LIMIT_32: ready,
+}
+
+
+# -------------------- measuring
+
+
+def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
+    """Views per second of each pipeline, in training and by itself, in turns: one row for each number.
+
+    Columns: `what` ("training", or "views" without a network), `size`, `pipeline`, `precision`, `repetition`,
+    `views_per_second`, `gigabytes` (training: the peak, of a GPU if there is one, else of this process and its
+    workers), `load` (the machine's, before), and those of `machine`.
+    """
+    rows = []
+    for repetition in range(repetitions):
+        steps = None
+        # The limit comes first: from it follows how many steps fill the time.
+        for pipeline in sorted(PIPELINES, key=lambda name: name != LIMIT):
+            precision = pretrain.precision() if pipeline in ("mednb", LIMIT) else "32-true"
+            said = {"size": setting.images.size, "pipeline": pipeline, "precision": precision}
+            said |= {"repetition": repetition, "load": round(os.getloadavg()[0], 2)}
+            with memory(setting.device) as taken:
+                if pipeline == "mednb":
+                    found = in_earnest(setting, steps)
+                else:
+                    found, taken["workers"] = trained(setting, pipeline, precision, steps)
+            steps = steps or max(3, math.ceil(setting.seconds * found / (2 * setting.batch_size)))
+            rows.append({"what": "training", **said, "views_per_second": found, "gigabytes": sum(taken.values())})
+            if PIPELINES[pipeline] is not ready:
+                found, _ = pace(setting, pipeline, lambda a, b: None, seconds=setting.seconds / 4)
+                rows.append({"what": "views", **said, "precision": "32-true", "views_per_second": found})
+    rows.sort(key=lambda row: (row["what"], list(PIPELINES).index(row["pipeline"])))
+    return pd.DataFrame(rows).assign(**machine(setting))
+
+
+def trained(setting: Setting, pipeline: str, precision: str, steps: int | None) -> tuple[float, float]:
+    """The `pace` of training steps as one writes them: forward, backward, step. None: as many as fit in the time."""
+    device = setting.device
+    torch.manual_seed(0)
+    method = METHODS["simclr"](encoders.build(setting.encoder, seed=0)).to(device).train()
+    if precision != "32-true":
+        method.to(memory_format=torch.channels_last)  # as pretraining does
+    optimiser = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
+    half = torch.float16 if precision == "16-mixed" else torch.bfloat16
+
+    def step(a: Tensor, b: Tensor) -> None:
+        with torch.autocast(device.type, half, enabled=precision != "32-true"):
+            loss = method.loss(a, b)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+    return pace(setting, pipeline, step, steps)
+
+
+def pace(
+    setting: Setting, pipeline: str, step: Callable, steps: int | None = None, seconds: float | None = None
+) -> tuple[float, float]:
+    """Views per second of `step(a, b)`, after two that do not count, and the gigabytes that workers hold at the end.
+
+    It ends after `steps`, or else after these seconds, or else after the setting's.
+    """
+    seconds = math.inf if steps else seconds or setting.seconds
+    done, began = -2, math.inf
+    with contextlib.closing(PIPELINES[pipeline](setting)) as stream:
+        for pair in stream:
+            step(*pair)
+            done += 1
+            if done == 0:
+                synchronise(setting.device)
+                began = time.perf_counter()
+            if done > 0 and (done == steps or time.perf_counter() - began > seconds):
+                synchronise(setting.device)
+                return 2 * setting.batch_size * done / (time.perf_counter() - began), held_by_workers()
+    raise RuntimeError(f"{pipeline} ran out of images")
+
+
+def in_earnest(setting: Setting, steps: int) -> float:
+    """Views per second of `pretrain.fit` in its second epoch, as its own metrics say it."""
+    rows = np.resize(np.arange(len(setting.images)), steps * setting.batch_size)
+    known = {"views": setting.policy, "encoder": setting.encoder, "batch_size": setting.batch_size}
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+        pretrain.fit(setting.images.take(rows), "simclr", **known, epochs=2, out=out)
+        return float(pd.read_csv(Path(out) / "metrics.csv")["views_per_second"].iloc[-1])
+
+
+def held_by_workers() -> float:
+    """Gigabytes of the processes that this one started, without what they share with it."""
+    return sum(child.memory_full_info().uss for child in psutil.Process().children()) / 2**30
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextlib.contextmanager
+def memory(device: torch.device) -> Iterator[dict[str, float]]:
+    """`here`: gigabytes at the peak of a block, of a GPU, else resident in this process; NaN where no one tells."""
+    taken = {"here": math.nan}
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif told := os.access(reset, os.W_OK):
+        reset.write_text("5")  # forget the peak so far: see proc(5)
+    yield taken
+    if device.type == "cuda":
+        taken["here"] = torch.cuda.max_memory_allocated(device) / 2**30
+    elif told:
+        peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        taken["here"] = int(peak.split()[1]) / 2**20
+
+
+def machine(setting: Setting) -> dict:
+    """What the numbers depend on."""
+    on_gpu = setting.device.type == "cuda"
+    versions = {name: importlib.metadata.version(name) for name in VERSIONED}
+    return {
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
+        "cores": usable_cores(),
+        "threads": torch.get_num_threads(),
+        "workers": setting.workers,
+        "dataset": setting.images.name,
+        "images": len(setting.images),
+        "encoder": setting.encoder,
+        "batch_size": setting.batch_size,
+        "policy": setting.policy,
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def processor() -> str:
+    """The processor's name."""
+    told = Path("/proc/cpuinfo")
+    if told.exists():
+        names = [line.split(":")[1].strip() for line in told.read_text().splitlines() if line.startswith("model name")]
+        return names[0] if names else platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """How many times faster mednb is than each other pipeline: median, lowest and highest of the repetitions.
+
+    Each repetition is compared with itself, because they differ in what else the machine did.
+    """
+    wide = rows.pivot_table("views_per_second", ["device", "what", "size", "repetition"], "pipeline")
+    times = wide.rdiv(wide["mednb"], axis=0).drop(columns="mednb").melt(value_name="times", ignore_index=False)
+    grouped = times.dropna().groupby(["device", "what", "size", "pipeline"])["times"]
+    return grouped.agg(median="median", lowest="min", highest="max").reset_index()
