@@ -179,3 +179,16 @@ def test_what_is_drawn_is_resized_in_one_way_and_without_masks_there_is_nothing_
     module.index = lambda archive: index(archive).assign(masks=[[] for _ in range(20)])
     monkeypatch.setitem(datasets.DATASETS, "twin", module)
     assert len(checks.resizings("twin", root, size=32)) == 0
+
+
+def test_curation_drops_training_images_that_look_the_same_and_nothing_else(twin, monkeypatch):
+    module, root = twin
+    monkeypatch.setitem(datasets.DATASETS, "twin", module)
+    for i in range(0, 20, 2):  # both images of every patient are the same
+        shutil.copy(root / f"Twin/images/{i:02}.png", root / f"Twin/images/{i + 1:02}.png")
+    whole, curated = (datasets.load("twin", root, size=32, curate=curate) for curate in (False, True))
+    counts = [images.table["split"].value_counts().to_dict() for images in (whole, curated)]
+    assert counts == [{"train": 12, "val": 4, "test": 4}, {"train": 6, "val": 4, "test": 4}]
+    assert curated.split_hash == whole.split_hash
+    kept = curated.where(split="train").table["image_id"]
+    assert set(kept) <= {f"images/{i:02}.png" for i in range(0, 20, 2)}

@@ -76,8 +76,8 @@ def mix(
         split: test wins over val, val over train, and those on the other side are left out. None: not looked for.
     reading: what else `load` takes.
 
-    Patients, groups, cases, videos and image_ids are named after their dataset ("busi/benign (1)"), so that two patients
-    with one number stay two. Labels are too ("busi/benign"), unless the datasets have the same classes. Masks of a
+    Patients, groups, cases, videos and image_ids carry the name of their dataset ("busi/benign (1)"): two patients
+    with one number stay two. Labels do too ("busi/benign"), unless the datasets have the same classes. Masks of a
     dataset without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
     """
     from mednb.datasets import load
