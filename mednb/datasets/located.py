@@ -53,7 +53,7 @@ def known_by(module: ModuleType) -> tuple[str, ...]:
 
 def base_of(place: Path, looks_like: str, skip: bool) -> str | None:
     """What stands before `looks_like` in a folder or a zip: "", or, to `skip`, one folder. None: it is not there."""
-    if place.is_file():
+    if place.is_file() and place.suffix.lower() == ".zip":
         found = {name[: name.index(looks_like)] for name in Archive(place).names if looks_like in name}
         found = {base for base in found if base == "" or (base.endswith("/") and base.count("/") == 1)}
     elif place.is_dir() and os.access(place, os.R_OK | os.X_OK):

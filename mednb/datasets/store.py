@@ -9,7 +9,7 @@ A store is a folder of the cache, whose name follows from the files, the setting
     table.parquet    one row per image
     quarantine.csv   what could not be read, and why
     contents.sha256  the files that were read, as `sha256sum -c` takes them
-    about.json       the fingerprint, and the hash of the split of each fold
+    about.json       the fingerprint, the hash of the split of each fold, how long each of these files is
 
 It is made in a folder beside, which is renamed when it is whole. `decode.py` makes those of datasets that lie in files.
 """
@@ -109,21 +109,23 @@ def opened(folder: Path) -> Store | None:
     """The store in this folder; None when there is none, or when its files are not those that were written."""
     try:
         about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-        masks, thumbnails, quarantine = (folder / name for name in ("masks.npy", "thumbnails.npy", "quarantine.csv"))
-        found = Store(
+        files = {folder / name: size for name, size in about["files"].items()}
+        if any(path.stat().st_size != size for path, size in files.items()):
+            return None
+        arrays = {path.stem: np.load(path, mmap_mode="r") for path in files if path.suffix == ".npy"}
+        quarantine = folder / "quarantine.csv"
+        return Store(
             table=pd.read_parquet(folder / "table.parquet"),
-            pixels=np.load(folder / "pixels.npy", mmap_mode="r"),
-            masks=np.load(masks, mmap_mode="r") if about["masked"] else None,
-            thumbnails=np.load(thumbnails, mmap_mode="r") if thumbnails.exists() else None,
-            splits=np.load(folder / "splits.npy", mmap_mode="r"),
+            pixels=arrays["pixels"],
+            masks=arrays.get("masks"),
+            thumbnails=arrays.get("thumbnails"),
+            splits=arrays["splits"],
             split_hashes=about["split_hashes"],
             fingerprint=about["fingerprint"],
-            quarantine=pd.read_csv(quarantine) if quarantine.exists() else pd.DataFrame(columns=["image_id", "why"]),
+            quarantine=pd.read_csv(quarantine) if quarantine in files else pd.DataFrame(columns=["image_id", "why"]),
         )
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError):
         return None
-    arrays = [found.pixels, found.masks, found.thumbnails, found.splits.T]
-    return found if all(len(found.table) == len(array) for array in arrays if array is not None) else None
 
 
 @contextmanager
@@ -236,8 +238,9 @@ def write_table(folder: Path, table: pd.DataFrame, fingerprint: str | None = Non
     codes = np.stack([pd.Categorical(names, SPLITS).codes for names in each])
     hashes = [splits.split_hash(table[["image_id"]].assign(split=names)) for names in each]
     fingerprint = fingerprint or (folder / "key").read_text(encoding="utf-8")
-    about = {"fingerprint": fingerprint, "split_hashes": hashes, "masked": (folder / "masks.npy").exists()}
     with writable(table.memory_usage(deep=True).sum()):
         np.save(folder / "splits.npy", codes)
         table.to_parquet(folder / "table.parquet", index=False)
-        write_json(folder / "about.json", about)
+        files = [path for path in sorted(folder.iterdir()) if path.suffix in (".npy", ".parquet", ".csv", ".sha256")]
+        about = {"fingerprint": fingerprint, "split_hashes": hashes}
+        write_json(folder / "about.json", about | {"files": {path.name: path.stat().st_size for path in files}})
