@@ -21,9 +21,9 @@ FACTS = {
     "inbreast": ({"normal": 5, "benign": 3, "suspicious": 4}, 6, 5),
     "cmmd": ({"benign": 4, "malignant": 6, "unlabelled": 4}, 5, 0),
     "vindr_mammo": ({"normal": 8, "benign": 8, "suspicious": 8}, 6, 3),
-    "cdd_cesm": ({"normal": 8, "benign": 4, "malignant": 8}, 5, 5),
+    "cdd_cesm": ({"normal": 8, "benign": 4, "malignant": 8}, 5, 6),
 }
-OUTLINED = {"mini_mias": 3, "cbis_ddsm": 10, "inbreast": 4, "cmmd": 0, "vindr_mammo": 2, "cdd_cesm": 5}  # images
+OUTLINED = {"mini_mias": 3, "cbis_ddsm": 10, "inbreast": 4, "cmmd": 0, "vindr_mammo": 2, "cdd_cesm": 6}  # images
 
 
 @pytest.fixture(scope="module", params=FACTS)

@@ -109,7 +109,9 @@ def cbis_ddsm(root: Path) -> None:
             mask = of_box()
             if number == 4:  # as some are: drawn on another scale
                 mask = np.asarray(Image.fromarray(mask).resize((108, 144), Image.Resampling.NEAREST))
-            crop = grey if number == 5 else grey[25:70, 15:50]  # a crop can be as large as the film
+            crop = (
+                scene(rng, lesion=False).astype(np.uint16) if number == 5 else grey[25:70, 15:50]
+            )  # a crop can be as large as the film
             names = ("1-1.dcm", "1-2.dcm") if number % 2 else ("1-2.dcm", "1-1.dcm")  # often swapped
             dicom(below / names[0], mask)
             dicom(below / names[1], np.ascontiguousarray(crop))
@@ -221,6 +223,7 @@ def cdd_cesm(root: Path) -> None:
         ],
         "P1_L_DM_MLO": [{"name": "ellipse", "cx": 32, "cy": 45, "rx": 12, "ry": 15, "theta": 0.0}],
         "P1_L_CM_MLO": [{"name": "circle", "cx": 32, "cy": 45, "r": 10}],
+        "P2_R_DM_MLO": [{"name": "polygon", "all_points_x": xs, "all_points_y": ys}],
         "P2_R_DM_CC": [{"name": "rect", "x": left, "y": upper, "width": right - left, "height": lower - upper}],
     }
     rows, regions = [], []
