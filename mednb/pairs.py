@@ -43,20 +43,23 @@ def error_rates(images: Images, pairs: str, views: str, batch_size: int, seed: i
     return pd.Series(
         {
             "false_positives": (labels != labels[partner]).mean(),
-            "lesion_lost": lesion_lost(images.masks, partner, views, seed),
+            "lesion_lost": lesion_lost(images.masks, partner, views, seed, images.table),
             "false_negatives_class": same[0],
             "false_negatives_patient": same[1],
         }
     )
 
 
-def lesion_lost(masks: np.ndarray | None, partner: np.ndarray, views: str, seed: int = 0) -> float:
+def lesion_lost(
+    masks: np.ndarray | None, partner: np.ndarray, views: str, seed: int = 0, table: pd.DataFrame | None = None
+) -> float:
     """Share of positive pairs with a lesion, masks (N, H, W), of which at least one view shows none of it."""
     if masks is None or not masks.any():
         return np.nan
     rows = np.flatnonzero(masks.any(axis=(1, 2)))
+    of_views, keys = policy(views, table), [key(seed, 0, torch.from_numpy(rows), view) for view in (0, 1)]
     seen = [
-        policy(views).masks(torch.from_numpy(masks[of]), key(seed, 0, torch.from_numpy(rows), view)).flatten(1).any(1)
+        of_views.of(torch.from_numpy(of)).masks(torch.from_numpy(masks[of]), keys[view]).flatten(1).any(1)
         for view, of in enumerate((rows, partner[rows]))
     ]
     return 1 - float((seen[0] & seen[1]).float().mean())

@@ -490,9 +490,8 @@ def test_by_modality_each_image_gets_its_own_policy():
 def test_by_modality_crops_are_each_policys_own():
     table = pd.DataFrame({"modality": ["ct", "ultrasound"]})
     of_crops = views.policy("by_modality", table).of_crops(Crops(4, 0.5, (0.05, 0.3)))
-    assert of_crops.policies == tuple(
-        dataclasses.replace(POLICIES[name], area=(0.05, 0.3)) for name in ("ct", "ultrasound")
-    )
+    small = {name: dataclasses.replace(POLICIES[name], area=(0.05, 0.3)) for name in ("ct", "ultrasound")}
+    assert of_crops.policies == small
     assert of_crops(noisy(2), keys_of(2), 16).shape == (2, 1, 16, 16)
 
 
@@ -507,6 +506,13 @@ def test_by_modality_says_what_it_misses():
         views.policy("by_modality", pd.DataFrame({"modality": ["ct", "unknown"]}))
     with pytest.raises(ValueError, match=r"2 keys for 3 images: call of\(rows\) first"):
         views.policy("by_modality", pd.DataFrame({"modality": ["ct"] * 3}))(noisy(2), keys_of(2))
+
+
+def test_strengths_are_told_of_each_policy_in_use():
+    assert views.strengths("ct")["ct"]["contrast"] == POLICIES["ct"].contrast
+    both = views.strengths("by_modality", pd.DataFrame({"modality": ["oct", "ct", "oct"]}))
+    assert list(both) == ["ct", "oct"]
+    assert list(both.loc["flip"]) == [0.0, 0.5]
 
 
 def test_an_unknown_policy_names_the_known_ones():

@@ -102,10 +102,17 @@ def by_modality(table: pd.DataFrame | None) -> ByModality:
     if table is None:
         raise ValueError(f"views '{BY_MODALITY}' need the images' table, which says the modality of each")
     modality = pd.Categorical(table["modality"])
-    names = [LIKE.get(each, each) for each in modality.categories]
-    if unknown := sorted(set(names) - set(POLICIES)):
+    names = {each: LIKE.get(each, each) for each in modality.categories}
+    if unknown := [each for each, name in names.items() if name not in POLICIES]:
         raise ValueError(f"modality '{unknown[0]}' has no policy; choose one of {', '.join(POLICIES)} for all images")
-    return ByModality(tuple(POLICIES[each] for each in names), torch.from_numpy(modality.codes.astype(np.int64)))
+    which = torch.from_numpy(modality.codes.astype(np.int64))
+    return ByModality({each: POLICIES[name] for each, name in names.items()}, which)
+
+
+def strengths(views: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The ranges that views are drawn from: a row for each disturbance; of "by_modality" a column for each modality."""
+    found = policy(views, table)
+    return pd.DataFrame({name: vars(each) for name, each in getattr(found, "policies", {views: found}).items()})
 
 
 def examples(

@@ -183,16 +183,16 @@ class ByModality:
     It is called as a `Policy` is, after `of` has said which images of the table the batch holds.
     """
 
-    policies: tuple[Policy, ...]
+    policies: dict[str, Policy]
     which: Tensor
-    """(N,) int64: for each image the position of its policy."""
+    """(N,) int64: for each image the position of its modality in `policies`."""
 
     def of(self, rows: Tensor) -> ByModality:
         """The policies of the images in these rows (N,) of the table."""
         return replace(self, which=self.which[rows.to(self.which.device)])
 
     def each(self, change: Callable[[Policy], Policy]) -> ByModality:
-        return replace(self, policies=tuple(map(change, self.policies)))
+        return replace(self, policies={modality: change(policy) for modality, policy in self.policies.items()})
 
     def undisturbed(self) -> ByModality:
         return self.each(Policy.undisturbed)
@@ -220,7 +220,7 @@ class ByModality:
         if len(keys) != len(self.which):
             raise ValueError(f"there are {len(keys)} keys for {len(self.which)} images: call of(rows) first")
         rows = [(self.which == i).nonzero()[:, 0].to(keys.device) for i in range(len(self.policies))]
-        parts = [what(policy, own) for policy, own in zip(self.policies, rows, strict=True) if len(own)]
+        parts = [what(policy, own) for policy, own in zip(self.policies.values(), rows, strict=True) if len(own)]
         return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
