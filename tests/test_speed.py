@@ -86,6 +86,12 @@ def test_all_pipelines_are_measured_in_turns(setting):
     assert set(slow["mednb"]) == set(slow[speed.LIMIT]) == {speed.pretrain.precision()}
 
 
+def test_pretraining_is_timed_as_it_is_and_leaves_no_method_behind(setting):
+    before = dict(speed.METHODS)
+    assert speed.in_earnest(setting, steps=3) > 0
+    assert before == speed.METHODS
+
+
 def test_memory_is_the_peak_of_a_block():
     taken = []
     for megabytes in (1, 300):
