@@ -113,7 +113,7 @@ def test_near_duplicates_and_labels_that_contradict_are_told(twin):
     assert ok
     assert "2 images are in 1 groups of near-duplicates" in text
     assert "2 patients have an image that looks like another patient's: they stay together" in text
-    assert "1 groups of near-duplicates carry contradictory labels" in text and "00.png, 05.png" in text
+    assert "1 groups of near-duplicates carry contradictory labels" in text and "a: 00.png; b: 05.png" in text
 
 
 def test_without_patient_ids_groups_stand_in(twin):

@@ -142,13 +142,14 @@ def grouped(card: Card, table: pd.DataFrame, thumbnails: np.ndarray) -> list[str
     contradictory = [rows for _, rows in members if len(set(rows["label"])) > 1]
     if contradictory:
         lines.append(f"{len(contradictory)} groups of near-duplicates carry contradictory labels")
-        lines += [f"  {', '.join(map(shown, rows['image_id'][:SHOWN]))}" for rows in contradictory[:SHOWN]]
+        lines += [f"  {shown(rows)}" for rows in contradictory[:SHOWN]]
     return lines
 
 
-def shown(image_id: str) -> str:
-    """The last part of a name, which is enough to find the image."""
-    return image_id.rpartition("/")[2]
+def shown(rows: pd.DataFrame) -> str:
+    """The members of a group by label, the last part of the first names of each."""
+    names = rows["image_id"].str.rpartition("/")[2].groupby(rows["label"], sort=False)
+    return "; ".join(f"{label}: {', '.join(some[:4])}{', ...' if len(some) > 4 else ''}" for label, some in names)
 
 
 def split(table: pd.DataFrame) -> list[str]:
