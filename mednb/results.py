@@ -111,15 +111,17 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     """What a later run says of its encoder: the values of the pretraining run in the folder `pretrained`.
 
     Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix: its encoder may
-    have seen the patients of `images` that are now for testing.
+    have seen the patients of `images` that are now for testing. All phantoms are the same people: there the fold tells.
     """
     said = read_run(pretrained)
     seen = said["data"].get("members") or {said["dataset"]: said["data"]["split_hash"]}
-    for name, split_hash in (images.members or {images.name: images.split_hash}).items():
-        if seen.get(name, split_hash) != split_hash:
+    here = images.members or {images.name: images.split_hash}
+    people = said["fold"] != images.table["fold"].iloc[0] and any(name.startswith("phantoms") for name in seen)
+    for name, split_hash in here.items():
+        if seen.get(name, split_hash) != split_hash or (people and name.startswith("phantoms")):
             raise ValueError(
                 f"{Path(pretrained) / 'run.json'} used another split of {name} (fold {said['fold']}), so its "
-                "encoder may have seen patients that are now for testing; pretrain and test with the same fold and limit"
+                "encoder may have seen patients that are now for testing; keep to one fold and one limit"
             )
     names = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     return {name: said[name] for name in names} | {"pretrained": str(pretrained)}

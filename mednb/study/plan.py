@@ -214,9 +214,10 @@ def misfit(where: str, parameter: Parameter, value, grid: dict[str, list]) -> It
         if value[1:] not in others:
             yield f"{where}: {value} refers to no key of the grid; {choose(value[1:], others)}"
     else:
-        choices = named_in_files().get(parameter.name, (value,))
-        if value not in choices:
-            yield f"{where}: there is no {parameter.name} {value!r}; {choose(value, choices)}"
+        choices = named_in_files().get(parameter.name)
+        for part in str(value).split("+") if choices else ():  # a mix names several datasets
+            if part not in choices:
+                yield f"{where}: there is no {parameter.name} {part!r}; {choose(part, choices)}"
         try:
             parameter.accept(value)
         except ValueError as error:
@@ -227,7 +228,8 @@ def named_in_files() -> dict[str, list[str]]:
     """The datasets and methods there are; methods by their files, because importing them takes seconds."""
     from mednb.datasets import DATASETS
 
-    methods = [path.stem for path in (ROOT / "mednb/methods").glob("*.py") if path.stem not in ("__init__", "base")]
+    no_methods = ("__init__", "base", "encoder_decoder")
+    methods = [path.stem for path in (ROOT / "mednb/methods").glob("*.py") if path.stem not in no_methods]
     return {"dataset": sorted(DATASETS), "method": sorted(methods)}
 
 
@@ -274,12 +276,14 @@ def label(stage: Stage, point: dict, varied: list[str]) -> str:
 def absent(found: dict[str, Run]) -> Iterator[str]:
     """One line for every dataset whose folder is not where the runs will look for it."""
     from mednb.datasets import DATASETS, data_root
+    from mednb.datasets.located import places
 
     values = [run.parameters for run in found.values() if "dataset" in run.parameters]
-    for name, root in dict.fromkeys((each["dataset"], each.get("data")) for each in values):
-        card = DATASETS[name].CARD
-        if card.folder and not (data_root(root) / card.folder).is_dir():
-            yield f"dataset {name}: there is no folder {(data_root(root) / card.folder).resolve()}; {card.how_to_get}"
+    named = {(part, each.get("data")): None for each in values for part in each["dataset"].split("+")}
+    for name, root in named:
+        card, here = DATASETS[name].CARD, data_root(root)
+        if card.folder and not any(place.exists() for place in places(here, card, DATASETS[name])[:-1]):
+            yield f"dataset {name}: there is no folder {(here / card.folder).resolve()}; {card.how_to_get}"
 
 
 def follow(value, point: dict):
