@@ -11,6 +11,7 @@ from PIL import Image
 
 from mednb import datasets
 from mednb.datasets import decode, store
+from mednb.datasets.archive import Archive
 
 
 @pytest.fixture
@@ -214,3 +215,16 @@ def test_a_store_keeps_the_thumbnails_and_the_splits_of_all_folds(root, tmp_path
     assert found.split_hashes[:2] == [first.split_hash, second.split_hash]
     assert first.split_hash != second.split_hash
     assert not list(folder.glob("*.jsonl"))
+
+
+def test_the_stamp_of_very_many_files_is_remembered_until_a_folder_changes(root, monkeypatch):
+    monkeypatch.setattr(decode, "MANY", 10)
+    before = load(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(Archive, "stamp", lambda _: pytest.fail("walked through all files again"))
+        assert same_images(load(root), before)
+    tiny_source.save(root / "Tiny/pictures/a0024.png", tiny_source.picture(24))
+    assert len(load(root)) == 25
+    monkeypatch.setattr(decode, "MANY", 1000)
+    (root / "Tiny/pictures/a0024.png").unlink()
+    assert same_images(load(root), before)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -23,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 from mednb.datasets import duplicates, splits, store
-from mednb.datasets.archive import Archive
-from mednb.files import whole
+from mednb.datasets.archive import MANY, Archive
+from mednb.files import whole, write_json
 from mednb.machine import usable_cores
 
 CHUNK = 16  # images that a thread takes at a time
@@ -76,7 +77,7 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
     Raises ValueError or FileNotFoundError naming the file when one cannot be read, unless settings.broken is
     "quarantine"; OSError when the cache cannot be written.
     """
-    name, stamp, how = module.CARD.name, archive.stamp(), asdict(settings)
+    name, stamp, how = module.CARD.name, stamp_of(archive), asdict(settings)
 
     def build(folder: Path) -> None:
         decode(folder, module, Witness(archive.path, archive.base), settings)
@@ -85,6 +86,31 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
 
     key = store.key_of(name, stamp, source_text(module), how)
     return store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
+
+
+def stamp_of(archive: Archive) -> str:
+    """`archive.stamp()`, remembered for folders with so many files that walking through them takes a second.
+
+    Their stamp depends on the folders' times of change; while these stay as they were, so does the stamp.
+    """
+    note = store.cache() / "stamps" / f"{store.key_of(archive.where())}.json"
+    if note.exists():
+        known = json.loads(note.read_text(encoding="utf-8"))
+        if known["folders"] == {folder: changed(folder) for folder in known["folders"]}:
+            return known["stamp"]
+    if archive.zipped:
+        return archive.stamp()
+    walked = [(folder, changed(folder), len(files)) for folder, _, files in os.walk(archive.where())]
+    stamp = archive.stamp()
+    if sum(count for *_, count in walked) > MANY:
+        with suppress(OSError):  # a cache that cannot be written to remembers nothing
+            write_json(note, {"stamp": stamp, "folders": {folder: when for folder, when, _ in walked}})
+    return stamp
+
+
+def changed(folder: str) -> int | None:
+    """When a file last came to a folder or left it; None when there is no such folder."""
+    return Path(folder).stat().st_mtime_ns if Path(folder).is_dir() else None
 
 
 def source_text(module: ModuleType) -> str:
