@@ -75,7 +75,7 @@ def geometry(a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> dict[str, float]
     a, b = (F.normalize(torch.as_tensor(x).float(), dim=1) for x in (a, b))
     return {
         "alignment": float((a - b).square().sum(1).mean()),
-        "uniformity": float(torch.pdist(a).square().mul(-2).exp().mean().log()),
+        "uniformity": uniformity(a),
         "spread": spread(a),
         "effective_rank": effective_rank(a),
     }
@@ -94,3 +94,8 @@ def effective_rank(x: Tensor) -> float:
     singular = torch.linalg.svdvals(x - x.mean(0))
     share = singular / singular.sum().clamp(min=1e-12)
     return float(torch.special.entr(share).sum().exp())
+
+
+def uniformity(x: Tensor) -> float:
+    """How evenly vectors (N, D) fill the unit sphere: see `geometry`."""
+    return float(torch.pdist(F.normalize(x.float(), dim=1)).square().mul(-2).exp().mean().log())

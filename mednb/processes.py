@@ -21,20 +21,20 @@ def launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def call(function: Callable, devices: int, **values) -> None:
-    """Call `function(**values)` in `devices` new processes of this machine, and wait for all of them.
+def call(function: Callable, processes: int, /, **values) -> None:
+    """Call `function(**values)` in so many new processes of this machine, and wait for all of them.
 
     They are new interpreters, not forks, so that this works in a notebook too, where Lightning's own launcher refuses.
     A script must guard its own calls with `if __name__ == "__main__":`, as always when Python starts processes.
     """
     ForkingPickler.register(np.memmap, reopened)
-    torch.multiprocessing.spawn(one, (devices, LightningEnvironment().main_port, function, values), devices)
+    torch.multiprocessing.spawn(one, (processes, LightningEnvironment().main_port, function, values), processes)
 
 
-def one(rank: int, devices: int, port: int, function: Callable, values: dict) -> None:
+def one(rank: int, processes: int, port: int, function: Callable, values: dict) -> None:
     """What each of the processes does."""
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(max(1, torch.get_num_threads() // devices))  # they share the processor
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))  # they share the processor
     function(**values)
 
 

@@ -26,7 +26,7 @@ from mednb.files import whole
 from mednb.study.progress import duration
 
 METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
-METRICS += ["spread", "effective_rank", "alignment", "uniformity", "projection_spread", "projection_rank", "knn"]
+METRICS += ["spread", "effective_rank", "alignment", "uniformity", "projection_spread", "projection_uniformity", "knn"]
 KEPT = ("start", "rows", "losses", "seconds", "waited", "images_seen")  # in a checkpoint
 
 
@@ -239,21 +239,22 @@ def collapse(row: dict, start: dict) -> str | None:
     """The kind of collapse that a row of metrics shows, compared with the random initialisation `start`; else None.
 
     Only comparison can tell: an untrained encoder has a low spread and rank, too. Healthy trainings of all methods here
-    kept over two thirds of the spread of their projections, over half of their embeddings' rank, and over a sixth of
-    their projections' rank. NaN, of what a method does not have, is never a collapse.
+    kept over two thirds of the spread of their projections, over a quarter of their uniformity, and over a third of
+    the embeddings' rank. The uniformity sees a point where the spread is misled: behind a batch norm the images of a
+    collapsed network are one point and a few far ones. NaN, of what a method does not have, is never a collapse.
     """
 
     def below(name: str, share: float) -> bool:
-        return row[name] < share * start[name]
+        return abs(row[name]) < share * abs(start[name])
 
     everything = row.get("classes_of_all", math.inf)
-    if below("projection_spread", 0.33) or below("spread", 0.33):
+    if below("projection_spread", 0.33) or below("projection_uniformity", 0.15) or below("spread", 0.33):
         return "constant"
     if row.get("prototypes_in_use", math.inf) < 4:
         return "prototype"
     if everything < 4 or row.get("classes_of_one", 0) > 0.9 * everything:
         return "teacher"
-    if below("projection_rank", 0.1) or below("effective_rank", 0.25):
+    if below("effective_rank", 0.2):
         return "low-rank"
     return None
 
@@ -279,7 +280,9 @@ def spoken(name: str) -> str:
 
 def shown(row: dict, name: str) -> bool:
     """Whether a verdict names this number: those that it goes by, where the method has them."""
-    return name in ("spread", "effective_rank", "projection_spread", "projection_rank") and not math.isnan(row[name])
+    return name in ("spread", "effective_rank", "projection_spread", "projection_uniformity") and not math.isnan(
+        row[name]
+    )
 
 
 class Seen(NamedTuple):
@@ -294,8 +297,8 @@ def geometry(seen: list[Seen]) -> dict[str, float]:
     """`embed.geometry` of the embeddings, and the spread of the projections, NaN where a method has none."""
     a, b = (torch.cat(views) for views in zip(*((each.a, each.b) for each in seen), strict=True))
     z = torch.cat([each.z for each in seen]) if seen[0].z is not None else a[:0]
-    of_z = (embed.spread(z), embed.effective_rank(z)) if len(z) else (math.nan, math.nan)
-    return embed.geometry(a, b) | dict(zip(("projection_spread", "projection_rank"), of_z, strict=True))
+    of_z = (embed.spread(z), embed.uniformity(z)) if len(z) else (math.nan, math.nan)
+    return embed.geometry(a, b) | dict(zip(("projection_spread", "projection_uniformity"), of_z, strict=True))
 
 
 def few(images: Images, n: int) -> Images:
