@@ -33,7 +33,7 @@ import pandas as pd
 from mednb.datasets import splits
 from mednb.files import write_json
 
-VERSION = 4  # part of every key: raise it when the same files would be stored differently
+VERSION = 5  # part of every key: raise it when the same files would be stored differently
 FOLDS = 5
 SPLITS = [*splits.NAMES, splits.LEFT_OUT]  # the numbers in splits.npy are positions here
 
