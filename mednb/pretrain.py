@@ -92,7 +92,7 @@ def fit(
     watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
     if learner.method.pretrains and seen > 0:
         with torch.random.fork_rng(devices=[]):
-            train(learner, learner.steps, [watch], watch.checkpoint_of_this_run(), devices)
+            train(learner, learner.steps, [watch], watch.checkpoint_of_this_run(), devices, learner.side)
     watch.raise_if_interrupted()
     if learner.global_rank == 0:
         watch.write_metrics()
@@ -129,9 +129,11 @@ def train(
     callbacks: list[pl.Callback],
     checkpoint: str | None = None,
     devices: int = 1,
+    side: int = 32,
 ) -> None:
     """Lightning's loop for at most `epochs` epochs, on the best device here, in the precision that is native to it.
 
+    side: of the smallest image that the encoder is shown, in pixels.
     With several `devices`, this is called in as many processes (`processes.call`, or torchrun).
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no lines about devices that are not used
@@ -146,7 +148,7 @@ def train(
             devices=devices,
             strategy=processes.Together() if devices > 1 else "auto",
             sync_batchnorm=devices > 1 and torch.cuda.is_available(),
-            precision=precision(),
+            precision=precision(side),
             callbacks=callbacks,
             logger=False,
             enable_checkpointing=False,
@@ -157,10 +159,14 @@ def train(
         ).fit(learner, ckpt_path=checkpoint, weights_only=True)
 
 
-def precision() -> str:
+def precision(side: int = 32) -> str:
     """bfloat16 where this machine computes in it rather than imitating it, float16 on older GPUs, else 32 bits."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if side < 32:
+        # A feature map of one pixel enters the last stage of a ResNet: oneDNN 3's gradient of that convolution (3 x 3,
+        # stride 2) is made of memory that nobody wrote, in bfloat16 only.
+        return "32-true"
     can = torch.cpu.get_capabilities()
     return "bf16-mixed" if can.get("avx512_bf16", False) or can.get("amx_bf16", False) else "32-true"
 
@@ -215,6 +221,7 @@ class Pretraining(pl.LightningModule):
             torch.manual_seed(self.seed)
             self.method: Method = named_method(values["method"])(encoders.build(values["encoder"], seed=self.seed))
         self.method.to(memory_format=torch.channels_last)
+        self.side = min(round(crops.size * images.size) for crops in self.method.crops)
         self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)
         self.labels = torch.from_numpy(images.labels)
         self.pixels, self.pace, self.dealt = None, None, None

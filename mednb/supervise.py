@@ -36,7 +36,7 @@ def fit(
     """
     rounds = rounds or max(1, min(10, steps // 10))
     learner = Supervised(network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds)
-    train(learner, rounds, [])
+    train(learner, rounds, [], side=pixels.shape[-1])
     network.load_state_dict(learner.best[1])
     return network.cpu().eval()
 

@@ -310,6 +310,14 @@ def test_learning_rates_follow_the_batch_and_vectors_do_not_decay(images, monkey
         assert all(decays[id(p)] == (p.dim() > 1) for p in made.method.parameters())
 
 
+def test_views_below_32_pixels_are_computed_in_32_bits_on_the_processor(images, monkeypatch):
+    """In bfloat16 the gradient of a ResNet's last stage was now and then no number there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    asked = {method: pretrain.precision(learner(images, method=method).side) for method in ("simclr", "swav")}
+    assert asked == {"simclr": "bf16-mixed", "swav": "32-true"}
+
+
 def test_an_unknown_optimiser_is_refused_with_the_choices(images, tmp_path, monkeypatch):
     monkeypatch.setattr(METHODS["simclr"], "optimiser", "adam")
     with pytest.raises(ValueError, match="optimiser 'adam' is unknown; choose one of adamw, sgd, lars"):
