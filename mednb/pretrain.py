@@ -24,6 +24,7 @@ from mednb.datasets import Images
 from mednb.datasets.mixes import epoch_order
 from mednb.methods import method as named_method
 from mednb.methods.base import Method
+from mednb.methods.encoder_decoder import EncoderDecoder
 from mednb.pairs import strategy
 from mednb.views import key
 from mednb.views import policy as named_policy
@@ -48,6 +49,7 @@ def fit(
     val: Images | None = None,
     accumulate: int = 1,
     devices: int = 1,
+    decoder: bool = False,
     stop_on_collapse: bool = False,
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
@@ -63,10 +65,12 @@ def fit(
     accumulate: compute each batch in this many parts, for machines with little memory. The gradients are the whole
         batch's (see `Pretraining.in_parts`); ValueError when the method's loss is no function of projections.
     devices: GPUs, or processes on the processor, that share every batch; its gradients are those of one device.
+    decoder: pretrain a U-Net decoder with the encoder (`methods.encoder_decoder`).
     stop_on_collapse: end the training when it has collapsed; otherwise the verdict is only told.
 
-    Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`; from time to time a
-    checkpoint, from which an interrupted call goes on when it is made again with the same values.
+    Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`, and `decoder.safetensors`
+    where a decoder learnt too; from time to time a checkpoint, from which an interrupted call goes on when it is made
+    again with the same values.
 
     Raises ValueError for an unknown name, or a batch that is larger than the set or too small for its parts.
     """
@@ -76,7 +80,7 @@ def fit(
     batch_size = min(learns.batch_size, len(images)) if batch_size is None else batch_size
     seen = epochs * len(images) if images_seen is None else images_seen
     if learns.pretrains:
-        check_budget(learns, len(images), batch_size, seen, accumulate, devices)
+        check_budget(EncoderDecoder if decoder else learns, len(images), batch_size, seen, accumulate, devices)
     if val is not None and val.classes != images.classes:
         raise ValueError(f"val has the classes {', '.join(val.classes)}, images have {', '.join(images.classes)}")
     if devices > 1 and learns.pretrains and not processes.launched():
@@ -87,7 +91,7 @@ def fit(
     values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
     values |= {"epochs": -(-seen // len(images)), "images_seen": seen, "accumulate": accumulate, "devices": devices}
     values |= {"seed": seed, "size": images.size, "fingerprint": images.fingerprint, "split_hash": images.split_hash}
-    values |= {"images": len(images)}
+    values |= {"images": len(images), "decoder": decoder and learns.pretrains}
     learner = Pretraining(images, values)
     watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
     if learner.method.pretrains and seen > 0:
@@ -99,6 +103,8 @@ def fit(
         said = {"images_seen": watch.images_seen, "verdict": watch.verdict}
         card = {**values, **said, "dataset": images.name, "licence": images.card.licence}
         encoders.save_encoder(learner.method.encoder, Path(out) / "encoder.safetensors", card)
+        if hasattr(learner.method, "decoder"):
+            encoders.save_weights(learner.method.decoder, Path(out) / "decoder.safetensors", card)
         watch.checkpoint.unlink(missing_ok=True)
     return learner.method.encoder.cpu().eval()
 
@@ -219,7 +225,8 @@ class Pretraining(pl.LightningModule):
         self.steps = self.epochs * self.batches
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.method: Method = named_method(values["method"])(encoders.build(values["encoder"], seed=self.seed))
+            encoder, learns = encoders.build(values["encoder"], seed=self.seed), named_method(values["method"])
+            self.method: Method = EncoderDecoder(encoder, learns) if values["decoder"] else learns(encoder)
         self.method.to(memory_format=torch.channels_last)
         self.side = min(round(crops.size * images.size) for crops in self.method.crops)
         self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)

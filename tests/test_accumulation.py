@@ -45,7 +45,13 @@ class Alone(pretrain.Pretraining):
 
 def learner_of(images, method, accumulate):
     values = {"method": method, "encoder": "tiny", "seed": 0, "batch_size": 17, "epochs": 1, "devices": 1}
-    values |= {"views": "ultrasound", "pairs": "same_image", "images_seen": len(images), "accumulate": accumulate}
+    values |= {
+        "views": "ultrasound",
+        "pairs": "same_image",
+        "images_seen": len(images),
+        "accumulate": accumulate,
+        "decoder": False,
+    }
     learner = Alone(images, values)
     learner.setup("fit")
     learner.method.head.eval()  # its batch norm would mix images

@@ -21,7 +21,7 @@ def fit(method, out, devices):
     """Two steps of plain SGD in 32 bits: AdamW would make a step of the last digit of a gradient that is zero."""
     encoders.ENCODERS["tiny"] = conftest.tiny()
     METHODS[method].optimiser, METHODS[method].lr = "sgd", 0.3 if method != "barlowtwins" else 0.003
-    pretrain.precision = lambda: "32-true"
+    pretrain.precision = lambda side: "32-true"
     images = load("phantoms", size=32, limit=60).where(split="train").take(np.arange(32))
     values = {"encoder": "tiny", "batch_size": 16, "epochs": 1, "val": images, "checkpoint_minutes": 0}
     pretrain.fit(images, method, out=out, devices=devices, **values)

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 import torch
 
-from mednb import encoders, pretrain, views, watch
+from mednb import encoders, pretrain, segment, views, watch
 from mednb.datasets import load
 from mednb.methods import METHODS
 from mednb.methods.base import Crops, OfProjections
 
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
 VALUES = {"method": "simclr", "encoder": "tiny", "seed": 0, "batch_size": 8, "pairs": "same_image"}
-VALUES |= {"views": "ultrasound", "accumulate": 1, "devices": 1}
+VALUES |= {"views": "ultrasound", "accumulate": 1, "devices": 1, "decoder": False}
 KINDS = ("moco", "byol", "swav")  # with a queue, with a momentum network, with prototypes
 
 
@@ -83,6 +83,16 @@ def test_the_same_seed_gives_the_same_encoder_and_another_seed_another(images, t
     assert same(state(tmp_path / "a"), state(tmp_path / "b"))
     assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "decoder"), [("spark", False), ("simclr", True)])
+def test_a_decoder_that_learnt_too_is_kept_beside_the_encoder(images, tmp_path, method, decoder):
+    pretrain.fit(images, method, batch_size=len(images), epochs=1, out=tmp_path, decoder=decoder)
+    unet = segment.build(tmp_path / "encoder.safetensors", initialise="encoder-decoder")
+    kept = encoders.weights(tmp_path / "decoder.safetensors")
+    assert same(kept, unet.decoder.state_dict())
+    assert encoders.model_card(tmp_path / "decoder.safetensors")["method"] == method
 
 
 # -------------------- interrupted
@@ -355,6 +365,7 @@ def test_an_unknown_name_is_refused_with_the_choices(images, tmp_path, name):
         ({"images_seen": 5}, "images_seen is 5, which is less than one batch of 8"),
         ({"accumulate": 5}, "batch_size 8 is too small for 5 parts on each of 1 devices"),
         ({"accumulate": 2, "method": "byol"}, "the loss of BYOL needs more than the projections"),
+        ({"accumulate": 2, "decoder": True}, "the loss of EncoderDecoder needs more than the projections"),
         ({"devices": 5}, "batch_size 8 is too small for 1 parts on each of 5 devices"),
     ],
 )

@@ -212,7 +212,7 @@ def test_a_method_that_does_not_call_the_encoder_is_looked_at_all_the_same(image
 
 def test_what_a_method_makes_is_what_the_watch_sees(images, small):
     values = {"method": "simclr", "encoder": "small", "seed": 0, "batch_size": 30, "pairs": "same_image", "epochs": 1}
-    values |= {"views": "ultrasound", "accumulate": 1, "devices": 1, "images_seen": len(images)}
+    values |= {"views": "ultrasound", "accumulate": 1, "devices": 1, "decoder": False, "images_seen": len(images)}
     learner = pretrain.Pretraining(images, values)
     learner.setup("fit")
     views, _ = learner.views(learner.deal(0)[0])

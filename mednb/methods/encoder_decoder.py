@@ -17,7 +17,7 @@ class EncoderDecoder(Method):
         self.decoder = unet.decoder(encoder)
         self.on_encoder = of(encoder)
         self.on_decoder = of(unet.DecoderAsEncoder(encoder, self.decoder))
-        for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "crops", "wants"):
+        for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "clip", "crops", "wants"):
             setattr(self, recipe, getattr(of, recipe))
 
     def loss(self, *views: Tensor, **wanted) -> Tensor:
