@@ -17,6 +17,7 @@ from torch import nn
 
 from mednb import embed, results, supervise
 from mednb.datasets import Images
+from mednb.views import LABELLED, ByModality, Policy, labelled
 
 TASKS = ("knn", "linear", "finetune")
 SPLITS = ("train", "val", "test")
@@ -76,11 +77,18 @@ def _probabilities(model, h: np.ndarray, classes: int) -> np.ndarray:
 
 
 def finetune(
-    encoder: nn.Module, pixels: dict, y: dict[str, np.ndarray], classes: int, steps: int = 300, seed: int = 0
+    encoder: nn.Module,
+    pixels: dict,
+    y: dict[str, np.ndarray],
+    classes: int,
+    steps: int = 300,
+    seed: int = 0,
+    views: Policy | ByModality = LABELLED,
 ) -> dict[str, np.ndarray]:
     """Train the whole encoder with a linear layer on its embedding; the best round is chosen on val.
 
-    `pixels` and `y` hold images (N, H, W) uint8 and labels (N,) of train, val and test. `encoder` stays as it is.
+    `pixels` and `y` hold images (N, H, W) uint8 and labels (N,) of train, val and test; `views` disturbs those of
+    train. `encoder` stays as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -97,7 +105,7 @@ def finetune(
     def score(of: nn.Module) -> float:
         return auroc(y["val"], probabilities(of, "val"))
 
-    network = supervise.fit(network, pixels["train"], y["train"], loss, score, steps=steps, seed=seed)
+    network = supervise.fit(network, pixels["train"], y["train"], loss, score, steps=steps, seed=seed, views=views)
     return {split: probabilities(network, split) for split in ("val", "test")}
 
 
@@ -125,11 +133,12 @@ def label_efficiency(
     of_train = pd.Series(range(len(parts["train"])), index=parts["train"].table["image_id"])
     scores, predictions = [], []
     for fraction in fractions:
-        rows = of_train[parts["train"].few(fraction, seed).table["image_id"]].to_numpy()
+        few = parts["train"].few(fraction, seed).table
+        rows = of_train[few["image_id"]].to_numpy()
         few_h, few_y, few_pixels = ({**all_, "train": all_["train"][rows]} for all_ in (h, y, pixels))
         for task in tasks:
             if task == "finetune":
-                answers = finetune(encoder, few_pixels, few_y, len(images.classes), steps=steps, seed=seed)
+                answers = finetune(encoder, few_pixels, few_y, len(images.classes), steps, seed, labelled(few))
             else:
                 answers = {"knn": knn, "linear": linear}[task](few_h, few_y, len(images.classes))
             asked = {"task": task, "label_fraction": fraction}

@@ -141,7 +141,7 @@ def neighbours(runs: str | Path, data: str | Path | None = None, queries: int = 
     of = embedded[embedded["run"] == embedded["run"].iloc[0]]
     run = results.finished(runs).set_index("run").loc[of["run"].iloc[0]]
     try:
-        images = datasets.load(run["dataset"], data, int(run["size"]), int(run["fold"]), _limit(run["folder"]))
+        images = datasets.load(run["dataset"], data, int(run["size"]), int(run["fold"]), **_reading(run["folder"]))
     except (FileNotFoundError, ValueError) as error:
         raise NothingToDraw(f"neighbours: the images are not at hand ({error})") from error
     if images.fingerprint != run["said"]["data"]["fingerprint"]:
@@ -169,10 +169,11 @@ def _first(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
     return rows[rows["run"].isin(order.groupby(["dataset", "initialisation"])["run"].first())]
 
 
-def _limit(folder: Path) -> int | None:
-    """How many images the run was limited to; the plan of the study knows."""
+def _reading(folder: Path) -> dict:
+    """What else the run gave to `datasets.load`: its limit and further values; the plan of the study knows."""
     path = folder / "parameters.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("parameters", {}).get("limit") if path.is_file() else None
+    said = json.loads(path.read_text(encoding="utf-8")).get("parameters", {}) if path.is_file() else {}
+    return {"limit": said.get("limit"), **(said.get("more") or {})}
 
 
 # -------------------- the page

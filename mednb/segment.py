@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mednb import embed, encoders, supervise, unet
+from mednb import embed, encoders, supervise, unet, views
 from mednb.datasets import Images
 
 INITIALISE = ("encoder", "encoder-decoder")
@@ -86,7 +86,8 @@ def label_efficiency(
     for fraction in sorted(fractions):
         few = train.few(fraction, seed)
         start = build(path, seed, initialise)
-        fitted = supervise.fit(start, few.pixels, few.masks, loss, score, steps, batch_size=16, seed=seed)
+        how = {"steps": steps, "batch_size": 16, "seed": seed, "views": views.labelled(few.table)}
+        fitted = supervise.fit(start, few.pixels, few.masks, loss, score, **how)
         for split, part in (("val", val), ("test", test)):
             prediction = predict(fitted, part.pixels)
             each = overlap(prediction, part.masks)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mednb.pretrain import train
-from mednb.views import LABELLED, key
+from mednb.views import LABELLED, ByModality, Policy, key
 
 
 def fit(
@@ -26,16 +26,17 @@ def fit(
     lr: float = 5e-4,
     seed: int = 0,
     rounds: int | None = None,
+    views: Policy | ByModality = LABELLED,
 ) -> nn.Module:
     """Train `network` for `steps` batches and return it as it was after the round with the best `score`.
 
     `pixels` (N, H, W) uint8; `targets` are labels (N,) or masks (N, H, W) bool, which follow their images through crop
-    and flip. The number of steps does not depend on N, so few labels get as much training as many. `score` judges the
-    network on val after each of `rounds` rounds, higher is better; it must not see test. Without `rounds`, there are
-    ten, or fewer of at least ten batches.
+    and flip, as `views` has them. The number of steps does not depend on N, so few labels get as much training as many.
+    `score` judges the network on val after each of `rounds` rounds, higher is better; it must not see test. Without
+    `rounds`, there are ten, or fewer of at least ten batches.
     """
     rounds = rounds or max(1, min(10, steps // 10))
-    learner = Supervised(network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds)
+    learner = Supervised(network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds, views)
     train(learner, rounds, [], side=pixels.shape[-1])
     network.load_state_dict(learner.best[1])
     return network.cpu().eval()
@@ -44,11 +45,11 @@ def fit(
 class Supervised(pl.LightningModule):
     """A network, its images and targets on the device, and the recipe of its optimiser, as Lightning wants them."""
 
-    def __init__(self, network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds):
+    def __init__(self, network, pixels, targets, loss, score, steps, batch_size, lr, seed, rounds, views):
         super().__init__()
         self.network = network.train().to(memory_format=torch.channels_last)
         self.pixels, self.targets = torch.from_numpy(np.array(pixels)), torch.from_numpy(np.array(targets))
-        self.loss, self.score, self.lr, self.seed = loss, score, lr, seed
+        self.loss, self.score, self.views, self.lr, self.seed = loss, score, views, lr, seed
         self.batch_size, self.round_steps, self.rounds = batch_size, max(1, steps // rounds), rounds
         self.best: tuple[float, dict] = (-np.inf, {})
 
@@ -66,9 +67,9 @@ class Supervised(pl.LightningModule):
         # When images are few, one comes several times in a batch: the draw, not the image, has a view of its own.
         draws = torch.arange(len(rows), device=rows.device) + batch * self.batch_size
         keys = key(self.seed, self.current_epoch, draws)
-        targets = self.targets[rows]
-        targets = LABELLED.masks(targets, keys) if targets.dim() == 3 else targets
-        return self.loss(self.network(LABELLED(self.pixels[rows], keys)), targets)
+        targets, views = self.targets[rows], self.views.of(rows)
+        targets = views.masks(targets, keys) if targets.dim() == 3 else targets
+        return self.loss(self.network(views(self.pixels[rows], keys)), targets)
 
     def on_train_epoch_end(self) -> None:
         self.network.eval()

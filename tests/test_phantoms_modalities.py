@@ -55,7 +55,7 @@ def test_masks_hold_the_lesion_that_the_label_says(drawn):
 
 def test_a_person_is_in_the_same_part_and_has_the_same_lesion_in_every_modality():
     tables = {name: module.draw(600, size=16)[0] for name, module in MODALITIES.items()}
-    facts = ["part", "age", "density"]
+    facts = ["official_fold", "age", "density"]
     people = {name: table.groupby("patient")[facts].first() for name, table in tables.items()}
     lesions = {name: table.groupby("patient")[["suspicion", "spiculation"]].first() for name, table in tables.items()}
     shared = people["phantoms"].index.intersection(people["phantoms_ct"].index)
@@ -66,9 +66,16 @@ def test_a_person_is_in_the_same_part_and_has_the_same_lesion_in_every_modality(
         pd.testing.assert_frame_equal(lesions[name].loc[both], lesions["phantoms"].loc[both])
 
 
+def test_a_person_is_on_one_side_of_a_split_in_every_modality():
+    for fold in (0, 3):
+        images = datasets.load("phantoms+phantoms_mammography+phantoms_ct", size=16, fold=fold)
+        assert images.table.groupby("patient")["split"].nunique().eq(1).all()
+        assert images.table.groupby("patient")["modality"].nunique().eq(3).sum() == 250
+
+
 def test_people_are_cut_into_fifths_that_hold_every_class_alike():
     people = pd.concat([anatomy.people(0, block) for block in range(20)])
-    counts = pd.crosstab(people["label"], people["part"])
+    counts = pd.crosstab(people["label"], people["official_fold"])
     assert (counts.max(axis=1) - counts.min(axis=1) <= 0.1 * counts.mean(axis=1)).all()
     assert people["patient"].is_unique
 

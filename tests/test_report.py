@@ -227,7 +227,7 @@ def test_images_that_are_not_those_of_the_runs_are_not_shown(study, monkeypatch,
     monkeypatch.setattr(IMAGES, "fingerprint", "another")
     assert "not those that the runs used" in report.keep(report.neighbours, study, out=tmp_path)
 
-    def missing(*_):
+    def missing(*_, **more):
         raise FileNotFoundError("data/BUSI is missing")
 
     monkeypatch.setattr(datasets, "load", missing)

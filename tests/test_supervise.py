@@ -94,3 +94,42 @@ def test_the_same_seed_trains_the_same_network(bright_and_dark):
     score = accuracy(pixels, labels)
     a, b = (supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=10, seed=3).line.weight for _ in "ab")
     assert torch.equal(a, b)
+
+
+def test_images_are_disturbed_as_their_modality_allows():
+    import pandas as pd
+
+    from mednb import views
+
+    of = views.labelled(pd.DataFrame({"modality": ["ct", "ultrasound", "something new"]}))
+    assert {name: policy.flip for name, policy in of.policies.items()} == {
+        "ct": 0,
+        "ultrasound": 0.5,
+        "something new": 0,
+    }
+    pixels, masks = np.zeros((64, 16, 16), np.uint8), np.zeros((64, 16, 16), bool)
+    masks[:, :, :4] = True  # on the left
+    seen = []
+
+    def loss(answer, targets):
+        seen.append(targets.float().mean((0, 1)))
+        return answer.mean()
+
+    class Same(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = torch.nn.Linear(1, 1)
+
+        def forward(self, x):
+            return self.line(x.mean((2, 3)))
+
+    for modality, mirrored in (("ct", False), ("ultrasound", True)):
+        seen.clear()
+        how = {
+            "steps": 4,
+            "batch_size": 16,
+            "rounds": 1,
+            "views": views.labelled(pd.DataFrame({"modality": [modality] * 64})),
+        }
+        supervise.fit(Same(), pixels, masks, loss, lambda network: 0.0, **how)
+        assert bool(torch.stack(seen)[:, -2:].any()) is mirrored

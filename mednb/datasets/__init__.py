@@ -50,6 +50,7 @@ def load(
     broken: str = "raise",
     curate: bool = False,
     table: str | Path | None = None,
+    balance: str | None = "modality",
 ) -> Images:
     """The images of a dataset as size x size pixels, with their masks, patients and splits.
 
@@ -74,6 +75,7 @@ def load(
         pretraining. Val and test stay whole.
     table: of your own images ("folder", whose root is the folder itself): a CSV file with a column image, and patient,
         label, mask and split where you know them (see `sources.folder`).
+    balance: of a mix: every "modality", "organ" or "source" weighs the same; None: every image does.
     Raises ValueError or FileNotFoundError, one sentence that names the parameter or the file; then nothing is cached.
     """
     settings = decode.Settings(size, resize, around, window, bits, channels, stride, broken)
@@ -82,7 +84,7 @@ def load(
     if isinstance(fold, bool) or not (isinstance(fold, (int, np.integer)) and 0 <= fold < store.FOLDS):
         raise ValueError(f"fold is {fold!r}; it is one of 0 to {store.FOLDS - 1}.")
     if "+" in str(name):
-        return mix(name, root, fold=fold, limit=limit, curate=curate, **vars(settings))
+        return mix(name, root, fold=fold, limit=limit, balance=balance, curate=curate, **vars(settings))
     module = fitted(named(name), root, settings.size, table)
     if module.CARD.folder is None:  # drawn, and the limit is how many
         if (bits, channels, around, window) != (8, 1, None, None):

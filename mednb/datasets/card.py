@@ -39,6 +39,8 @@ class Card:
     """Of the complete download, where nobody says how many of each class; None: the sum of the counts."""
     n_patients: int | None = None
     """Of the complete download; None when it does not tell."""
+    people: str | None = None
+    """A name that datasets of the same patients share; None: nobody else has them."""
     n_masks: int | None = None
     """Mask files, or outlines in tables, of the complete download."""
     defects: tuple[str, ...] = ()

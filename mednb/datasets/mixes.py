@@ -77,8 +77,9 @@ def mix(
     reading: what else `load` takes.
 
     Patients, groups, cases, videos and image_ids carry the name of their dataset ("busi/benign (1)"): two patients
-    with one number stay two. Labels do too ("busi/benign"), unless the datasets have the same classes. Masks of a
-    dataset without any are empty. Raises ValueError for a name that comes twice, or images of different shapes.
+    with one number stay two, unless the datasets have the same people (`Card.people`). Labels do too ("busi/benign"),
+    unless the datasets have the same classes. Masks of a dataset without any are empty. Raises ValueError for a name
+    that comes twice, or images of different shapes.
     """
     from mednb.datasets import load
 
@@ -106,10 +107,11 @@ def joined(members: Sequence[Images]) -> Images:
     starts = np.cumsum([0, *(len(member.stored_pixels) for member in members)])
     tables, rows = [], []
     for start, member in zip(starts, members, strict=False):
-        table, prefix = member.table.copy(), member.name + "/"
+        table, people = member.table.copy(), member.card.people or member.name
         for column in ["image_id", "patient", "group", "case", "video", *([] if shared else ["label"])]:
             if column in table:
-                table[column] = (prefix + table[column].astype(str)).where(table[column].notna())
+                prefix = people if column in ("patient", "group") else member.name
+                table[column] = (f"{prefix}/" + table[column].astype(str)).where(table[column].notna())
         tables.append(table.assign(dataset=member.name))
         rows.append(start + (np.arange(len(member)) if member.rows is None else member.rows))
     table = pd.concat(tables, ignore_index=True)

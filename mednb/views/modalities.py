@@ -80,6 +80,7 @@ POLICIES = {
 # The same without flips: in the chest, the heart is left.
 POLICIES["x-ray"] = replace(POLICIES["mammography"], flip=0.0)
 LABELLED = POLICIES["ultrasound"].labelled()
+CAUTIOUS = POLICIES["x-ray"]  # for a modality that nobody has thought of: nothing is mirrored
 
 BY_MODALITY = "by_modality"
 # Modalities that no policy is named after, and the policy that fits them. Optical coherence tomography has speckle too.
@@ -98,15 +99,20 @@ def policy(name: str, table: pd.DataFrame | None = None) -> Policy | ByModality:
     return POLICIES[name]
 
 
-def by_modality(table: pd.DataFrame | None) -> ByModality:
+def by_modality(table: pd.DataFrame | None, otherwise: Policy | None = None) -> ByModality:
+    """The policy of each image's modality; `otherwise` is for those that have none, without it a ValueError."""
     if table is None:
         raise ValueError(f"views '{BY_MODALITY}' need the images' table, which says the modality of each")
     modality = pd.Categorical(table["modality"])
-    names = {each: LIKE.get(each, each) for each in modality.categories}
-    if unknown := [each for each, name in names.items() if name not in POLICIES]:
+    found = {each: POLICIES.get(LIKE.get(each, each), otherwise) for each in modality.categories}
+    if unknown := [each for each, of in found.items() if of is None]:
         raise ValueError(f"modality '{unknown[0]}' has no policy; choose one of {', '.join(POLICIES)} for all images")
-    which = torch.from_numpy(modality.codes.astype(np.int64))
-    return ByModality({each: POLICIES[name] for each, name in names.items()}, which)
+    return ByModality(found, torch.from_numpy(modality.codes.astype(np.int64)))
+
+
+def labelled(table: pd.DataFrame) -> ByModality:
+    """For learning with labels and masks: milder views, by each image's modality."""
+    return by_modality(table, CAUTIOUS).labelled()
 
 
 def strengths(views: str, table: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -23,20 +23,20 @@ CLASSES = ("normal", "benign", "malignant")
 BLOCK = 60  # people drawn at once; the first n phantoms are the same however many follow
 WAVES = 24  # plane waves that make up one random field
 FOLDS = 5
-VERSION = 7  # part of every store's key: raise it when the same seed would draw something else
+VERSION = 8  # part of every store's key: raise it when the same seed would draw something else
 
 
 def people(seed: int, block: int) -> pd.DataFrame:
     """A block of people: label, what is known of them, their lesion (NaN where there is none); mm.
 
-    `part` is the fifth that each of them is in, so that a person is on the same side of a split in every modality.
+    `official_fold` is the fifth that each of them is in: a person is on the same side of a split in every modality.
     """
     n, rng = BLOCK, np.random.default_rng([seed, block, 0])
     # 20 % normal, 45 % benign, 35 % malignant in every run of 20 people, so that small draws hold all classes.
     label = rng.permuted(np.tile(np.repeat(CLASSES, [4, 9, 7]), (n // 20, 1)), axis=1).ravel()
     table = pd.DataFrame({"patient": [f"phantom-{i:05d}" for i in range(block * n, (block + 1) * n)], "label": label})
     within = table.groupby("label").cumcount().to_numpy()  # every fifth of each class in turn
-    table["part"] = (within + 7 * block + pd.Categorical(label, CLASSES).codes) % FOLDS
+    table["official_fold"] = (within + 7 * block + pd.Categorical(label, CLASSES).codes) % FOLDS
     suspicion = (label == "malignant") + rng.normal(0, 0.35, n)
 
     table["age"] = (52 + 9 * suspicion + rng.normal(0, 11, n)).clip(25, 90).round()

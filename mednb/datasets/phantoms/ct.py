@@ -38,6 +38,7 @@ CARD = Card(
     counts={"normal": 1397, "benign": 336, "malignant": 267},
     patients="250, eight slices of each",
     n_patients=250,
+    people="phantoms",
     masks="one per image, exact; empty for normal",
     licence="MIT, as the rest of mednb",
     citation="none; they are part of mednb",

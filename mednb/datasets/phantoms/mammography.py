@@ -39,6 +39,7 @@ CARD = Card(
     counts={"normal": 1200, "benign": 450, "malignant": 350},
     patients="500, four images of each: left and right, CC and MLO",
     n_patients=500,
+    people="phantoms",
     masks="one per image, exact; empty for normal",
     licence="MIT, as the rest of mednb",
     citation="none; they are part of mednb",

@@ -39,6 +39,7 @@ CARD = Card(
     counts={"normal": 414, "benign": 905, "malignant": 681},
     patients="664, two to four images of each; fewer or more when fewer or more images are drawn",
     n_patients=664,
+    people="phantoms",
     masks="one per image, exact; empty for normal",
     licence="MIT, as the rest of mednb",
     citation="none; they are part of mednb",
