@@ -309,3 +309,8 @@ def test_what_a_split_gives_away_is_the_share_of_test_images_with_a_twin_in_trai
 def test_a_shuffled_split_leaks_and_ours_does_not(images):
     shares = splits.leaks(images.table).pivot_table("share", "split", "reason", sort=False)
     assert (shares.loc["this split"] == 0).all() and (shares.loc["shuffled"] > 0.3).all()
+
+
+def test_a_handful_of_images_of_many_classes_is_cut_without_regard_to_class():
+    table = pd.DataFrame({"patient": list("abcdefgh"), "label": list("xyxyzzuv")})
+    assert set(splits.parts(table)) == {0, 1, 2, 3, 4}

@@ -72,6 +72,8 @@ def cut(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     strata = table["label"].astype(str)
     if "source" in table:
         strata = table["source"].astype(str) + "/" + strata
+    if strata.value_counts().max() < folds:
+        strata = np.zeros(len(table))  # too few of each to deal them out evenly
     found = np.empty(len(table), int)
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
