@@ -381,7 +381,7 @@ def resizings(lesions: pd.DataFrame, small: int = 20) -> Figure:
 
 
 def training_curves(metrics: pd.DataFrame) -> Figure:
-    """Pretraining epoch by epoch: the loss of each, then spread, effective_rank, alignment and uniformity of all.
+    """Pretraining epoch by epoch: the loss of each, then spread, effective_rank, alignment, uniformity and knn of all.
 
     metrics: rows of metrics.csv with initialisation and seed. Losses of different methods mean different things: each
     has its own axis. A thin line is one seed, a thick one the mean of the seeds.
@@ -390,8 +390,10 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     one_run = [name for name in ("dataset", "seed", "fold") if name in metrics]
     looks = styles(metrics["initialisation"])
     panels = [(f"loss of {name}", "loss", metrics[metrics["initialisation"] == name]) for name in looks]
-    healthy = [name for name in ("spread", "effective_rank", "alignment", "uniformity") if name in metrics]
-    panels += [(name.replace("_", " "), name, metrics) for name in healthy]
+    healthy = ("spread", "effective_rank", "alignment", "uniformity", "knn")
+    healthy = [name for name in healthy if name in metrics and metrics[name].notna().any()]
+    # Neighbours are asked now and then only: the line goes from answer to answer.
+    panels += [(name.replace("_", " "), name, metrics.dropna(subset=name)) for name in healthy]
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(3.3 * columns, 2.3 * lines + 0.5), layout="constrained")
