@@ -194,7 +194,7 @@ def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
         steps = None
         # The limit comes first: from it follows how many steps fill the time.
         for pipeline in sorted(PIPELINES, key=lambda name: name != LIMIT):
-            precision = pretrain.precision() if pipeline in ("mednb", LIMIT) else "32-true"
+            precision = pretrain.precision(setting.images.size) if pipeline in ("mednb", LIMIT) else "32-true"
             said = {"size": setting.images.size, "pipeline": pipeline, "precision": precision}
             said |= {"repetition": repetition, "load": round(os.getloadavg()[0], 2)}
             with memory(setting.device) as taken:
