@@ -64,7 +64,7 @@ def hashed_elsewhere(_):
 
 
 def test_processes_that_start_at_once_share_one_salt(cache):
-    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert len(set(pool.map(hashed_elsewhere, range(8), chunksize=1))) == 1
 
 

@@ -79,7 +79,7 @@ def open_slowly(_):
 
 def test_two_processes_build_it_once(cache):
     cache.mkdir()
-    with multiprocessing.get_context("forkserver").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.map(open_slowly, range(2), chunksize=1) == [6, 6]
     assert len(list(cache.glob("built-*"))) == 1
 

@@ -192,12 +192,15 @@ def write(images: Images, path: str | Path) -> None:
         images.table[["image_id", "patient", "label", "split", "fold"]].to_csv(aside, index=False)
 
 
-def apply(images: Images, path: str | Path) -> Images:
+def apply(images: Images, path: str | Path | None) -> Images:
     """The same images under the split in a CSV file with the columns image_id and split, such as `write` makes.
 
-    Every image needs one row. Raises ValueError with the file and the image when one is missing, given twice or not
-    there, when a split has another name than train, val and test, or when a patient would be in two of them.
+    None leaves them under their own. Every image needs one row. Raises ValueError with the file and the image when one
+    is missing, given twice or not there, when a split has another name than train, val and test, or when a patient
+    would be in two of them.
     """
+    if path is None:
+        return images
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of splits {path}")
