@@ -31,7 +31,9 @@ class Archive:
     def __init__(self, path: str | Path, base: str = ""):
         self.path, self.base = Path(path), base
         self.zipped = self.path.suffix.lower() == ".zip" and not self.path.is_dir()
-        self.root = str(self.path / base)  # as text: joining paths as objects would take as long as decoding
+        self.root = str(self.path / base)
+        # As text, once: joining paths for every image would take a twentieth of the time of decoding it.
+        self.before = f"{self.path}: {base}" if self.zipped else os.path.join(self.root, "")  # noqa: PTH118
         self.zip_of: tuple[int, zipfile.ZipFile] | None = None
 
     def __repr__(self) -> str:
@@ -105,9 +107,7 @@ class Archive:
 
     def where(self, name: str = "") -> str:
         """A file as a person looks for it: its path, or the zip's and the name in it."""
-        if self.zipped:
-            return f"{self.path}: {self.base}{name}"
-        return os.path.join(self.root, name) if name else self.root  # noqa: PTH118 (once for every image)
+        return self.before + name if name or self.zipped else self.root
 
     def entry(self, name: str) -> zipfile.ZipInfo | bool:
         """What is known of a file; FileNotFoundError when it is not there."""
@@ -128,7 +128,7 @@ class Archive:
         entry, where = self.entry(name), self.where(name)
         if not isinstance(entry, zipfile.ZipInfo):
             try:
-                with open(self.inside(where) if entry else where, "rb") as file:  # noqa: PTH123
+                with open(self.inside(where) if entry else where, "rb", buffering=0) as file:  # noqa: PTH123
                     return file.read()
             except OSError as error:
                 raise type(error)(f"{where} cannot be read: {error.strerror}") from error

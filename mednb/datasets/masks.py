@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,15 +33,15 @@ def of(archive: Archive, row: tuple, shape: tuple[int, int]) -> np.ndarray:
     shape: the image's (height, width).
     Raises ValueError that names the file: a mask of another size, a shape outside of the image or without numbers.
     """
-    whole = np.zeros(shape, bool)
+    parts = []
     for mask in row.masks:
         if isinstance(mask, str):
-            whole |= in_file(archive, {"file": mask}, shape)
+            parts.append(in_file(archive, {"file": mask}, shape))
         elif "file" in mask:
-            whole |= in_file(archive, mask, shape)
+            parts.append(in_file(archive, mask, shape))
         else:
-            whole |= drawn(mask, shape, archive.where(row.image_id))
-    return whole
+            parts.append(drawn(mask, shape, archive.where(row.image_id)))
+    return reduce(np.logical_or, parts) if parts else np.zeros(shape, bool)
 
 
 def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:

@@ -127,7 +127,7 @@ def limits(raw: Raw, window: str | tuple[float, float] | None) -> tuple[float, f
         return raw.window
     if window is None:
         if raw.values.dtype in (np.uint8, np.uint16):
-            return 0, np.iinfo(raw.values.dtype).max
+            return 0, 2 ** (8 * raw.values.itemsize) - 1
         return float(raw.values.min()), float(raw.values.max())
     if isinstance(window, str):
         if window not in WINDOWS:
@@ -255,9 +255,9 @@ class Picture:
 
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image).convert("RGB")
-        if image.mode == "1":
-            image = image.convert("L")
-        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+        if image.mode == "1":  # to bytes of 0 and 255 at once
+            return Raw(np.frombuffer(image.tobytes("raw", "L"), np.uint8).reshape(image.size[::-1]))
+        if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
             image = image.convert("RGB")
         if image.mode not in ("L", "RGB", "F", "I", "I;16", "I;16L", "I;16B"):
             raise ValueError(f"its pixels are of the kind {image.mode!r}")
@@ -281,19 +281,25 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def named(where: str) -> Iterator[None]:
+class named:  # a class and no generator, which would take longer: it is entered four times for every image
     """Whatever is raised inside becomes one sentence that begins with the file, unless it already names it.
 
     The libraries that read a stranger's bytes may raise anything, so anything is caught.
     """
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, (ValueError, FileNotFoundError)) and where in str(error):
-            raise
+
+    def __init__(self, where: str):
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, Exception):
+            return
+        if isinstance(error, (ValueError, FileNotFoundError)) and self.where in str(error):
+            return
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{where} cannot be read as an image: {said}") from error
+        raise ValueError(f"{self.where} cannot be read as an image: {said}") from error
 
 
 def sized(width: int, height: int) -> None:

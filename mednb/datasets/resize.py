@@ -78,14 +78,16 @@ def smaller_mask(mask: np.ndarray, size: int) -> np.ndarray:
     A lesion never vanishes: when no pixel is half covered, the one that is covered most is kept.
     """
     small = np.zeros((size, size), bool)
-    box = bounds(mask)
+    ones = Image.fromarray(mask.view(np.uint8))
+    box = ones.getbbox()
     if box is None:
         return small
     # Only the pixels that the lesion reaches are worked out; mostly they are few.
     (left, upper, right, lower), (height, width) = box, mask.shape
     x0, y0, x1, y1 = left * size // width, upper * size // height, -(-right * size // width), -(-lower * size // height)
-    area = (x0 * width / size, y0 * height / size, x1 * width / size, y1 * height / size)
-    ones = Image.fromarray(mask.view(np.uint8)).convert("F")
+    left, upper = x0 * width // size, y0 * height // size
+    area = (x0 * width / size - left, y0 * height / size - upper, x1 * width / size - left, y1 * height / size - upper)
+    ones = ones.crop((left, upper, -(-x1 * width // size), -(-y1 * height // size))).convert("F")
     share = np.asarray(ones.resize((x1 - x0, y1 - y0), Image.Resampling.BOX, area))
     part = small[y0:y1, x0:x1]
     part[:] = share >= 0.5 - 1e-6  # half is enough, however it was rounded
@@ -104,10 +106,7 @@ def squared(image: np.ndarray) -> np.ndarray:
 
 def bounds(mask: np.ndarray) -> Box | None:
     """The smallest box around what is True; None when nothing is."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return None
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return Image.fromarray(mask.view(np.uint8)).getbbox()
 
 
 def joined(a: Box, b: Box | None) -> Box:
