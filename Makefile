@@ -23,7 +23,7 @@ study: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lab: $(READY)
 	MEDNB_DATA="$${MEDNB_DATA:-$(CURDIR)/data}" $(BIN)/jupyter lab notebooks
