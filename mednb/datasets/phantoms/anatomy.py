@@ -20,10 +20,23 @@ from mednb.datasets import store
 from mednb.datasets.card import Card
 
 CLASSES = ("normal", "benign", "malignant")
+COUNT = 2000  # images drawn when no limit is given
 BLOCK = 60  # people drawn at once; the first n phantoms are the same however many follow
 WAVES = 24  # plane waves that make up one random field
 FOLDS = 5
 VERSION = 8  # part of every store's key: raise it when the same seed would draw something else
+
+# What the cards of all phantoms say alike.
+SHARED = {
+    "classes": CLASSES,
+    "people": "phantoms",
+    "masks": "one per image, exact; empty for normal",
+    "licence": "MIT, as the rest of mednb",
+    "citation": "none; they are part of mednb",
+    "how_to_get": "nothing to get: they are drawn when they are asked for",
+    "defects": ("Drawn, not scanned: what holds for phantoms need not hold for patients.",),
+    "tested_on": "themselves",
+}
 
 
 def people(seed: int, block: int) -> pd.DataFrame:
@@ -89,8 +102,15 @@ def drawn(
                 return
 
 
-def stored(card: Card, drawn: Callable[..., Iterator], size: int, n: int) -> store.Store:
-    """n phantoms of size x size pixels, drawn once with seed 0 and cached."""
+def whole(blocks: Iterator[tuple]) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """The table, the pixels and the masks of phantoms that were drawn some at a time."""
+    tables, pixels, masks = zip(*blocks, strict=True)
+    return pd.concat(tables, ignore_index=True), np.concatenate(pixels), np.concatenate(masks)
+
+
+def stored(card: Card, drawn: Callable[..., Iterator], size: int, limit: int | None) -> store.Store:
+    """`limit` phantoms (None: 2,000) of size x size pixels, drawn once with seed 0 and cached."""
+    n = COUNT if limit is None else limit
 
     def build(folder: Path) -> None:
         tables = []

@@ -24,9 +24,8 @@ from mednb.datasets.card import Card
 from mednb.datasets.phantoms import anatomy
 from mednb.datasets.phantoms.anatomy import field, near, passed, sign
 
-COUNT = 2000  # images drawn when no limit is given
 SLICES = 8  # of each patient
-WINDOW = (-1100, 500)  # Hounsfield units that are stored as black and white, unless another window is wanted
+WINDOW = (-1100, 500)  # Hounsfield units that are black and white
 
 CARD = Card(
     name="phantoms_ct",
@@ -34,17 +33,10 @@ CARD = Card(
     modality="ct",
     organ="lung",
     task="slice with no nodule, a benign or a malignant one; outline of the nodule",
-    classes=anatomy.CLASSES,
     counts={"normal": 1397, "benign": 336, "malignant": 267},
     patients="250, eight slices of each",
     n_patients=250,
-    people="phantoms",
-    masks="one per image, exact; empty for normal",
-    licence="MIT, as the rest of mednb",
-    citation="none; they are part of mednb",
-    how_to_get="nothing to get: they are drawn when they are asked for",
-    defects=("Drawn, not scanned: what holds for phantoms need not hold for patients.",),
-    tested_on="themselves",
+    **anatomy.SHARED,
 )
 
 FIELD_MM, LENGTH_MM = 300.0, 280.0  # width and height of a slice, from the first slice to the last
@@ -56,13 +48,12 @@ TEXTURES = {"vessel": (16, 16, 18), "branch": (12, 12, 16), "soft": (14, 14, 14)
 
 def stored(size: int, limit: int | None) -> store.Store:
     """`limit` phantoms (None: 2,000) of size x size pixels, drawn once and cached."""
-    return anatomy.stored(CARD, drawn, size, COUNT if limit is None else limit)
+    return anatomy.stored(CARD, drawn, size, limit)
 
 
 def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """n phantoms: a table with every factor, pixels (n, size, size) uint8, masks (n, size, size) bool."""
-    tables, pictures, masks = zip(*drawn(n, size, seed), strict=True)
-    return pd.concat(tables, ignore_index=True), np.concatenate(pictures), np.concatenate(masks)
+    return anatomy.whole(drawn(n, size, seed))
 
 
 def drawn(n: int, size: int, seed: int = 0) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:

@@ -27,25 +27,16 @@ from mednb.datasets.card import Card
 from mednb.datasets.phantoms import anatomy
 from mednb.datasets.phantoms.anatomy import field, near, passed, sign
 
-COUNT = 2000  # images drawn when no limit is given
-
 CARD = Card(
     name="phantoms",
     title="Synthetic breast ultrasound, drawn from a seed",
     modality="ultrasound",
     organ="breast",
     task="normal, benign or malignant; outline of the lesion",
-    classes=anatomy.CLASSES,
     counts={"normal": 414, "benign": 905, "malignant": 681},
     patients="664, two to four images of each; fewer or more when fewer or more images are drawn",
     n_patients=664,
-    people="phantoms",
-    masks="one per image, exact; empty for normal",
-    licence="MIT, as the rest of mednb",
-    citation="none; they are part of mednb",
-    how_to_get="nothing to get: they are drawn when they are asked for",
-    defects=("Drawn, not scanned: what holds for phantoms need not hold for patients.",),
-    tested_on="themselves",
+    **anatomy.SHARED,
 )
 
 # What a scanner does to the picture, whoever is in it: beam width and pulse length (mm), dynamic range (dB), the share
@@ -80,13 +71,12 @@ TEXTURES = {
 
 def stored(size: int, limit: int | None) -> store.Store:
     """`limit` phantoms (None: 2,000) of size x size pixels, drawn once and cached."""
-    return anatomy.stored(CARD, drawn, size, COUNT if limit is None else limit)
+    return anatomy.stored(CARD, drawn, size, limit)
 
 
 def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
     """n phantoms: a table with every factor, pixels (n, size, size) uint8, masks (n, size, size) bool."""
-    tables, pixels, masks = zip(*drawn(n, size, seed), strict=True)
-    return pd.concat(tables, ignore_index=True), np.concatenate(pixels), np.concatenate(masks)
+    return anatomy.whole(drawn(n, size, seed))
 
 
 def drawn(n: int, size: int, seed: int = 0) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
