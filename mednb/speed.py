@@ -3,14 +3,14 @@
 The same images, network, loss and batch go through several pipelines, in turns, several times: what else runs on the
 machine then slows all of them. A pipeline is an endless stream of batches of two views; the network is trained on it.
 
-- `lightly`: its documented one: PIL images in RGB, `SimCLRTransform`, a DataLoader with a worker for each core.
+- `lightly`: as documented: `LightlyDataset` on a folder, `SimCLRTransform`, a DataLoader with a worker for each core.
 - `torchvision`: the same recipe by torchvision's transforms v2 on tensors, in the same workers.
 - `kornia`: the same recipe by kornia, a batch at once, on the device.
 - `mednb`: `pretrain.fit` as it is, in the precision that it chooses.
-- `model alone`: the network in that precision on views that are already there: the limit.
+- `model alone`: the network as `pretrain.fit` computes it, on views that are already there: the limit.
 - `model alone, 32 bits`: the limit of those above, which compute in 32 bits as their documentation does.
 
-lightly's images are not read from files but already lie in memory, at the size of the views: this is in its favour.
+lightly reads PNG files of the views' size, which the system keeps in memory: this is in its favour.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
+from tqdm import tqdm
 
 from mednb import encoders, pretrain, views
 from mednb.datasets import Images
-from mednb.machine import usable_cores
+from mednb.machine import memory_kept, usable_cores
 from mednb.methods import METHODS
 
 LIMIT, LIMIT_32 = "model alone", "model alone, 32 bits"
@@ -69,52 +70,37 @@ class Setting:
 # -------------------- streams of two views (B, 1, H, W)
 
 
-class TwoViews(Dataset):
-    """Images (N, H, W) as what a transform takes, and two views of each."""
-
-    def __init__(self, pixels: np.ndarray, given: Callable, transform: Callable):
-        self.pixels, self.given, self.transform = pixels, given, transform
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, row: int) -> list[Tensor]:
-        return self.transform(self.given(self.pixels[row]))
-
-
-def loaded(setting: Setting, given: Callable, transform: Callable) -> Iterator[list[Tensor]]:
+def loaded(setting: Setting, data: Dataset) -> Iterator[list[Tensor]]:
     """From a DataLoader whose workers never run out of images: the last ones would be alone on the machine."""
-    data = TwoViews(np.array(setting.images.pixels), given, transform)
     sampler = RandomSampler(data, replacement=True, num_samples=10**9)
     loader = DataLoader(
         data, setting.batch_size, sampler=sampler, num_workers=setting.workers, pin_memory=setting.device.type == "cuda"
     )
-    for pair in loader:
-        yield [view[:, :1].to(setting.device, non_blocking=True) for view in pair]
-
-
-def in_rgb(pixels: np.ndarray) -> Image.Image:
-    return Image.fromarray(pixels).convert("RGB")
+    for views_of, *_ in loader:
+        yield [view[:, :1].to(setting.device, non_blocking=True) for view in views_of]
 
 
 def lightly(setting: Setting) -> Iterator[list[Tensor]]:
+    from lightly.data import LightlyDataset
     from lightly.transforms import SimCLRTransform
 
-    return loaded(setting, in_rgb, SimCLRTransform(input_size=setting.images.size))
+    with tempfile.TemporaryDirectory() as folder:
+        for row, pixels in enumerate(setting.images.pixels):
+            Image.fromarray(pixels).save(f"{folder}/{row}.png")
+        yield from loaded(setting, LightlyDataset(folder, transform=SimCLRTransform(input_size=setting.images.size)))
 
 
-class Twice:
-    """Two views by one transform."""
+class TwoViews(Dataset):
+    """Images (N, H, W) uint8 as tensors, and two views of each by one transform."""
 
-    def __init__(self, transform: Callable):
-        self.transform = transform
+    def __init__(self, pixels: np.ndarray, transform: Callable):
+        self.pixels, self.transform = torch.from_numpy(pixels)[:, None], transform
 
-    def __call__(self, image) -> list:
-        return [self.transform(image), self.transform(image)]
+    def __len__(self) -> int:
+        return len(self.pixels)
 
-
-def with_channel(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(pixels))[None]
+    def __getitem__(self, row: int) -> tuple[list[Tensor]]:
+        return ([self.transform(self.pixels[row]), self.transform(self.pixels[row])],)
 
 
 def blur_kernel(size: int) -> int:
@@ -135,7 +121,7 @@ def torchvision(setting: Setting) -> Iterator[list[Tensor]]:
         v2.ToDtype(torch.float32, scale=True),
         v2.Normalize([views.MEAN], [views.STD]),
     ]
-    return loaded(setting, with_channel, Twice(v2.Compose(recipe)))
+    return loaded(setting, TwoViews(np.array(setting.images.pixels), v2.Compose(recipe)))
 
 
 def kornia(setting: Setting) -> Iterator[list[Tensor]]:
@@ -190,6 +176,7 @@ def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
     workers), `load` (the machine's, before), and those of `machine`.
     """
     rows = []
+    bar = tqdm(desc=f"{setting.images.size} pixels", total=repetitions * len(PIPELINES), delay=2, disable=None)
     for repetition in range(repetitions):
         steps = None
         # The limit comes first: from it follows how many steps fill the time.
@@ -207,6 +194,8 @@ def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
             if PIPELINES[pipeline] is not ready:
                 found, _ = pace(setting, pipeline, lambda a, b: None, seconds=setting.seconds / 4)
                 rows.append({"what": "views", **said, "precision": "32-true", "views_per_second": found})
+            bar.update()
+    bar.close()
     rows.sort(key=lambda row: (row["what"], list(PIPELINES).index(row["pipeline"])))
     return pd.DataFrame(rows).assign(**machine(setting))
 
@@ -228,7 +217,9 @@ def trained(setting: Setting, pipeline: str, precision: str, steps: int | None) 
         loss.backward()
         optimiser.step()
 
-    return pace(setting, pipeline, step, steps)
+    # What pretraining does for its own steps, the limit does too; the others keep what they come with.
+    with memory_kept() if pipeline == LIMIT else contextlib.nullcontext():
+        return pace(setting, pipeline, step, steps)
 
 
 def pace(
