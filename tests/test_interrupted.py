@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 STUDY = Path(__file__).parents[1] / "notebooks/studies/quick.yml"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    SIGNALS.remove(signal.SIGINT)  # a shell lets what it starts in the background ignore it, and so do its children
 
 
 def command(out: Path, study: Path, profile: str) -> list[str]:
