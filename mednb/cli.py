@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument(
         "--executor", choices=("local", "slurm"), default="local", help="where they run (default: local)"
     )
-    study.add_argument("--dry-run", action="store_true", help="say what would run")
+    study.add_argument("--dry-run", action="store_true", help="say what would run, and what it would cost")
     study.set_defaults(do=run_study)
 
     notebook = commands.add_parser("notebook", help="run one notebook strictly", add_help=False)
@@ -71,7 +71,8 @@ def natural(text: str) -> int:
 def run_study(asked: argparse.Namespace) -> None:
     from mednb.study import graph, plan
 
-    graph.run(plan.read(asked.study, asked.profile, asked.data, asked.out), asked.jobs, asked.executor, asked.dry_run)
+    planned = plan.read(asked.study, asked.profile, asked.data, asked.out, without_data=asked.dry_run)
+    graph.run(planned, asked.jobs, asked.executor, asked.dry_run)
 
 
 def run_notebook(asked: argparse.Namespace) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mednb import claims
 from mednb.study.notebook import cells, is_parameters, parameters, run
-from mednb.study.plan import FILES, NOTEBOOKS, read
+from mednb.study.plan import FILES, NOTEBOOKS, load, read, within
 
 ROOT = Path(__file__).parents[1]
 ALL = sorted(path.relative_to(ROOT) for path in (ROOT / "notebooks").glob("**/*.ipynb"))
@@ -63,12 +64,33 @@ def test_the_stages_follow_each_other_and_leave_what_they_promise(tmp_path):
         strictly(notebook, tmp_path / names["run"], FILES[stage], method="simclr", **names, **upstream)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks/studies").glob("*.yml")), ids=lambda path: path.stem)
-def test_every_profile_of_a_study_fits_its_notebooks(path, tmp_path):
-    from mednb.study.plan import load, within
+STUDIES = sorted((ROOT / "notebooks/studies").glob("*.yml"))
 
-    for folder in ("BUSI",):
-        (tmp_path / folder).mkdir()
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_profile_of_a_study_fits_its_notebooks(path):
     for profile in (None, *within(load(path), "profiles")):
-        plan = read(path, profile, data=tmp_path)
-        assert {run.stage for run in plan.runs.values()} == set(FILES)
+        plan = read(path, profile, without_data=True)
+        assert {"pretrain", "report"} < {run.stage for run in plan.runs.values()} <= set(FILES)
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if "2" in path.stem], ids=lambda path: path.stem)
+def test_at_the_scale_of_its_work_a_study_has_all_that_its_claims_compare(path):
+    plan = read(path, "paper", without_data=True)
+    runs = {name: each for name, each in plan.runs.items() if each.stage != "report"}
+    there = {name: set() for name in ("task", "dataset", "size", "method", "pretrained_on", "initialise")}
+    for each in runs.values():
+        pretrained = runs[each.after[0]].parameters if each.after else each.parameters
+        said = each.parameters | {"method": pretrained["method"], "pretrained_on": pretrained["dataset"]}
+        for name in there.keys() & said.keys():
+            there[name].add(said[name])
+        there["task"] |= set(said.get("tasks", ["segment"] if each.stage == "segment" else []))
+    for claim in claims.read(plan.claims):
+        for terms in claim.comparisons().values():
+            for column, wanted in ((name, where[name]) for _, where in terms for name in there.keys() & where.keys()):
+                assert set(wanted if isinstance(wanted, list) else [wanted]) <= there[column], (claim.id, column)
+
+
+def test_the_toys_of_all_studies_need_no_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDNB_DATA", str(tmp_path))
+    assert [read(path, "toy").lacks for path in STUDIES] == [()] * len(STUDIES)

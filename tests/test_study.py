@@ -71,6 +71,68 @@ def test_points_that_differ_only_later_share_their_pretraining(written):
     ]
 
 
+def test_what_a_stage_is_given_wins_over_what_all_are_given_wherever_it_stands(written):
+    for grid in ({"pretrain.epochs": 7, "epochs": 5}, {"epochs": 5, "pretrain.epochs": 7}):
+        runs = read(written(("pretrain", "embed"), grid)).runs
+        assert {name: run.parameters["epochs"] for name, run in runs.items()} == {
+            "pretrain-phantoms-none-s0": 7,
+            "embed-phantoms-none-s0": 5,
+        }
+
+
+def test_points_are_grids_of_their_own_within_the_grid(written):
+    points = [
+        {"method": "none", "pretrain.dataset": "phantoms_ct"},
+        {"method": ["simclr", "byol"], "pretrain.dataset": ["phantoms", "phantoms+phantoms_ct"]},
+    ]
+    runs = read(written(("pretrain", "embed", "report"), {"seed": [0, 1]}, points=points)).runs
+    assert len(runs) == 2 * 2 * 5 + 1
+    embed = runs["embed-phantoms-simclr-s1-phantoms+phantoms_ct"]
+    assert embed.after == ("pretrain-phantoms+phantoms_ct-simclr-s1",)
+    assert runs[embed.after[0]].parameters["dataset"] == "phantoms+phantoms_ct"
+    assert embed.parameters["dataset"] == "phantoms"
+    assert [name for name in runs if "none" in name and "s0" in name] == [
+        "pretrain-phantoms_ct-none-s0",
+        "embed-phantoms-none-s0-phantoms_ct",
+    ]
+
+
+def test_a_point_can_do_without_some_stages(written):
+    points = [{"method": "simclr"}, {"method": "none", "stages": ["pretrain", "segment"]}]
+    runs = read(written(("pretrain", "classify", "segment"), {}, points=points)).runs
+    assert [name for name in runs if "none" in name] == ["pretrain-phantoms-none-s0", "segment-phantoms-none-s0"]
+    assert [name for name in runs if "simclr" in name and "classify" in name]
+    points[1]["stages"] = ["segmnt"]
+    said = wrong(written(("pretrain", "segment"), {}, points=points))
+    assert "points.stages: this study has no stage 'segmnt'; did you mean 'segment'?" in said
+
+
+def test_a_name_stands_for_its_value_everywhere_and_a_profile_may_change_it(written):
+    claim = {"id": "C1", "sentence": "It helps.", "task": "knn", "where": {"dataset": "$us"}, "smallest": 0.01}
+    claim |= {"more": {"method": "simclr"}, "than": {"method": "none"}}
+    more = {"names": {"us": "phantoms", "all": ["none", "simclr"]}, "claims": [claim], "points": [{"method": "$all"}]}
+    more |= {"stand_ins": ["Nothing."], "profiles": {"toy": {"names": {"us": "phantoms_ct"}, "stand_ins": ["All."]}}}
+    file = written(("pretrain",), {"dataset": "$us", "seed": 0, "fold": "$seed"}, {"pretrain": {"epochs": 1}}, **more)
+    usual, toy = read(file), read(file, "toy")
+    assert list(usual.runs) == ["pretrain-phantoms-none-s0", "pretrain-phantoms-simclr-s0"]
+    assert list(toy.runs) == ["pretrain-phantoms_ct-none-s0", "pretrain-phantoms_ct-simclr-s0"]
+    assert (usual.claims[0]["where"], toy.claims[0]["where"]) == ({"dataset": "phantoms"}, {"dataset": "phantoms_ct"})
+    assert (usual.stand_ins, toy.stand_ins) == (("Nothing.",), ("All.",))
+
+
+def test_what_is_wrong_with_points_and_claims_is_said_too(written):
+    claim = {"id": "C1", "sentence": "It helps.", "task": "knn", "more": {"metod": "simclr"}, "smallest": 0}
+    more = {"points": [{"method": "simcrl"}], "claims": [claim], "rate": "fast"}
+    said = wrong(written(("pretrain",), {}, **more))
+    for sentence in (
+        "tiny.yml: points.method: there is no method 'simcrl'; did you mean 'simclr'?",
+        "tiny.yml: claims: C1: numbers have no column 'metod'; did you mean 'method'?",
+        "tiny.yml: rate: 'fast' is no number of images a second",
+    ):
+        assert sentence in said
+    assert "points: 'all' is not a list of mappings" in wrong(written(("pretrain",), {}, points="all"))
+
+
 def test_a_profile_replaces_values_and_has_a_folder_of_its_own(written):
     toy = {"grid": {"seed": [0]}, "stages": {"pretrain": {"epochs": 1}}}
     file = written(("pretrain",), profiles={"class": {}, "toy": toy})
@@ -97,7 +159,7 @@ def test_everything_wrong_is_said_at_once(written):
         "tiny.yml: grid.datset: no notebook of this study has such a parameter; did you mean 'dataset'?",
         "tiny.yml: grid.method: there is no method 'simcrl'; did you mean 'simclr'?",
         "tiny.yml: grid.seed: seed: 'one' is no whole number",
-        "tiny.yml: grid.fold: $sede refers to no key of the grid; did you mean 'seed'?",
+        "tiny.yml: grid.fold: $sede refers to no key of the grid and to no name; did you mean 'seed'?",
         "tiny.yml: grid.out: `mednb run` fills this in",
         "tiny.yml: stages.embed.epocs: embed.ipynb has no parameter 'epocs'; did you mean 'epochs'?",
         "tiny.yml: stages.embed.epochs: epochs: '3x' is no whole number",
@@ -134,6 +196,35 @@ def test_missing_data_is_said_before_anything_runs(written, tmp_path):
     assert phantoms.runs["pretrain-phantoms-none-s0"].parameters["data"] == "."
 
 
+def test_what_a_study_would_cost_is_said_before_its_data_are_there(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDNB_DATA", str(tmp_path))
+    (tmp_path / "pretrain.ipynb").unlink()
+    tiny.notebook(tmp_path / "pretrain.ipynb", tiny.PARAMETERS + "\nimages_seen = None  # int: the budget")
+    grid = {"dataset": "busi", "method": ["none", "simclr"], "seed": [0, 1]}
+    plan = read(written(("pretrain",), grid, rate=10), without_data=True)
+    assert plan.images_seen() == [3 * 468] * 2  # three epochs of three fifths of BUSI; none sees nothing
+    said = graph.cost(plan)
+    assert said[0] == "all 4 runs: 2 pretrain on 2,808 images, counted as often as seen"
+    assert said[1].startswith("at 10 images a second that is about 0.1 hours of one device")
+    assert said[2].startswith("missing: dataset busi: there is no folder")
+    grid |= {"images_seen": 18_000_000}
+    assert "about 1,000.0 hours" in graph.cost(read(written(("pretrain",), grid, rate=10), without_data=True))[1]
+
+
+def test_the_report_is_done_again_when_its_claims_change(written):
+    plan = read(written(("pretrain", "report"), {}, stand_ins=["One."]))
+    graph.write(plan, 1)
+    reads = {run["name"]: run["reads"] for run in json.loads((plan.folder / "plan.json").read_text())["runs"]}
+    assert "claims.json" in reads["report"]
+    assert reads["pretrain-phantoms-none-s0"] == ["pretrain-phantoms-none-s0/parameters.json"]
+    claims = plan.folder / "claims.json"
+    os.utime(claims, (1, 1))
+    graph.write(plan, 1)
+    assert claims.stat().st_mtime == 1
+    graph.write(read(written(("pretrain", "report"), {}, stand_ins=["Two."])), 1)
+    assert claims.stat().st_mtime > 1
+
+
 # -------------------- bringing it up to date
 
 
@@ -168,7 +259,7 @@ def test_a_study_is_done_once_and_again_only_where_it_changed(written, capsys, t
 
     changed = {"embed": {"epochs": 9}}
     graph.run(read(written(stages, {}, changed)), dry_run=True)
-    assert report(capsys) == "tiny: 2 of 3 runs to do, 1 at a time:\n  embed-phantoms-none-s0\n  report\n"
+    assert report(capsys).startswith("tiny: 2 of 3 runs to do, 1 at a time:\n  embed-phantoms-none-s0\n  report\n")
     graph.run(read(file))
     second = states()
     assert {name for name in first if second[name] != first[name]} == {"embed-phantoms-none-s0", "report"}

@@ -41,11 +41,9 @@ def run(plan: Plan, jobs: int | None = None, executor: str = "local", dry_run: b
             if not todo:
                 print(f"{plan.study}: all {len(plan.runs)} runs are up to date; {result(plan)}")
             elif dry_run:
-                print(
-                    f"{plan.study}: {len(todo)} of {len(plan.runs)} runs to do, {jobs} at a time:",
-                    *sorted(todo),
-                    sep="\n  ",
-                )
+                said = f"{plan.study}: {len(todo)} of {len(plan.runs)} runs to do, {jobs} at a time:"
+                print(said, *sorted(todo), sep="\n  ")
+                print(*cost(plan), sep="\n")
             else:
                 execute(plan, todo, jobs, threads, executor)
     except Timeout:
@@ -55,17 +53,36 @@ def run(plan: Plan, jobs: int | None = None, executor: str = "local", dry_run: b
 
 
 def write(plan: Plan, threads: int) -> None:
-    """plan.json for the Snakefile, and each run's parameters.json, only if it changed: that is what makes a run old."""
+    """plan.json for the Snakefile; claims.json, and each run's parameters.json, only if they changed.
+
+    A run is old when the parameters.json it reads is newer; the report reads claims.json, too.
+    """
     config = {"study": plan.study, "folder": str(plan.folder), "cwd": str(Path.cwd()), "python": sys.executable}
     config |= {"threads": threads, "runs": []}
+    told = {"study": plan.study, "claims": plan.claims, "stand_ins": plan.stand_ins}
+    write_if_changed(plan.folder / "claims.json", told)
     for name, each in plan.runs.items():
-        file, task = plan.folder / name / "parameters.json", each.task()
-        if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(task)):
-            write_json(file, task)
-        reads = [f"{other}/{path}" for other in each.after for path in plan.runs[other].files]
+        write_if_changed(plan.folder / name / "parameters.json", each.task())
+        reads = [f"{name}/parameters.json", *(["claims.json"] if each.stage == "report" else [])]
+        reads += [f"{other}/{path}" for other in each.after for path in plan.runs[other].files]
         writes = [f"{name}/{path}" for path in ("notebook.ipynb", *each.files)]
-        config["runs"].append({"name": name, "reads": [f"{name}/parameters.json", *reads], "writes": writes})
+        config["runs"].append({"name": name, "reads": reads, "writes": writes})
     write_json(plan.folder / "plan.json", config)
+
+
+def write_if_changed(file: Path, values: dict) -> None:
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(values)):
+        write_json(file, values)
+
+
+def cost(plan: Plan) -> list[str]:
+    """What the whole plan takes, in sentences: images seen by pretraining, hours at the study's rate, missing data."""
+    seen = plan.images_seen()
+    said = [f"all {len(plan.runs)} runs: {len(seen)} pretrain on {sum(seen):,} images, counted as often as seen"]
+    if plan.rate:
+        took = f"{sum(seen) / plan.rate / 3600:,.1f} hours of one device"
+        said += [f"at {plan.rate:,.0f} images a second that is about {took}, and the other stages come on top"]
+    return said + [f"missing: {each}" for each in plan.lacks]
 
 
 def snakemake(plan: Plan, jobs: int, threads: int, executor: str) -> list[str]:

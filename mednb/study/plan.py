@@ -4,10 +4,17 @@ A study file (`notebooks/studies/quick.yml`) has the keys
 
     study, title, question   its name, and what it asks
     grid                     parameter -> a value, or a list of values: every combination is run. `$seed` is the value
-                             of `seed`; `pretrain.epochs` is the `epochs` of that stage alone
+                             of `seed`; `pretrain.epochs` is the `epochs` of that stage alone, and there it wins
+    points                   a list of small grids: every combination of `grid` is run with each of them, so that not
+                             everything needs to vary with everything; `stages: [pretrain, segment]` in one of them
+                             leaves the others out there
     stages                   pretrain, embed, classify, segment, report -> values for that stage's notebook only.
                              `notebook: path` takes another notebook; a stage of any other name needs one
-    profiles                 name -> `grid` and `stages` again: these values replace the ones above
+    names                    name -> a value, or a list of values, that `$name` stands for anywhere below
+    claims                   what the study is to settle (see `mednb.claims`)
+    stand_ins                sentences for the report: what stands in for what could not be had
+    rate                     images a second that one device pretrains on, for the estimate of the cost
+    profiles                 name -> names, grid, points, stages, stand_ins, rate again: these replace the ones above
 
 Every point of the grid is pretrained, the other stages follow its pretraining, and `report` follows them all.
 """
@@ -35,7 +42,8 @@ FILES = {
     "report": ("results.csv", "table.csv", "table.md", "table.tex", "report.html"),
 }
 NOTEBOOKS = {stage: ROOT / f"notebooks/{number:02}_{stage}.ipynb" for number, stage in enumerate(FILES, start=3)}
-KEYS = ("study", "title", "question", "grid", "stages", "profiles")
+AGAIN = ("names", "grid", "points", "stages", "stand_ins", "rate")  # what a profile may say, too
+KEYS = ("study", "title", "question", *AGAIN, "claims", "profiles")
 FILLED_IN = ("study", "title", "question", "profile", "run", "runs", "out")  # by the plan, where a notebook takes them
 
 
@@ -55,7 +63,8 @@ class Stage:
 
     def at(self, point: dict) -> dict:
         """All values of one run: the notebook's defaults, over them the point of the grid, over it the stage's own."""
-        chosen = {self.value_of(key): value for key, value in point.items() if self.value_of(key)} | self.values
+        general_first = sorted(point, key=lambda key: "." in key)
+        chosen = {self.value_of(key): point[key] for key in general_first if self.value_of(key)} | self.values
         chosen = {name: self.takes[name].accept(follow(value, point)) for name, value in chosen.items()}
         return {name: each.default for name, each in self.takes.items()} | chosen
 
@@ -85,19 +94,36 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study at one profile: its runs by name, each after the runs that it waits for."""
+    """A study at one profile: its runs by name, each after the runs that it waits for, and what it is to settle."""
 
     study: str
     file: Path
     folder: Path
     runs: dict[str, Run]
+    claims: tuple[dict, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+    rate: float | None = None
+    lacks: tuple[str, ...] = ()  # datasets that are not where they are looked for
+
+    def images_seen(self) -> list[int]:
+        """How many images each run that pretrains will see; where only epochs are given, by the cards of its data."""
+        asked = [run.parameters for run in self.runs.values() if run.stage == "pretrain"]
+        learning = [values for values in asked if values.get("method") not in ("none", "imagenet")]
+        return [values.get("images_seen") or values["epochs"] * in_train(values) for values in learning]
 
 
-def read(file: str | Path, profile: str | None = None, data: str | None = None, out: str | Path = "runs") -> Plan:
+def read(
+    file: str | Path,
+    profile: str | None = None,
+    data: str | None = None,
+    out: str | Path = "runs",
+    without_data: bool = False,
+) -> Plan:
     """The plan of a study file. All that is wrong with its values is said at once: one ValueError, one line for each.
 
     `data` becomes the `data` of every notebook that takes one. Without `profile`, `class` is taken where the file has
-    it: its runs go to `<out>/<study>`, those of another profile to `<out>/<study>-<profile>`.
+    it: its runs go to `<out>/<study>`, those of another profile to `<out>/<study>-<profile>`. `without_data`: a plan to
+    look at, whose datasets may be absent.
     """
     file = Path(file)
     settings = load(file)
@@ -107,19 +133,32 @@ def read(file: str | Path, profile: str | None = None, data: str | None = None, 
         profile = profile or usual
         if profile not in (*profiles, None):
             raise ValueError(f"there is no profile {profile!r}; {choose(profile, profiles)}")
-        grid, stages, wrong = at_profile(settings, profile, file.parent)
+        settings, wrong = at_profile(settings, profile)
+        grid, points = values_of(settings["grid"]), [values_of(point) for point in settings["points"]]
+        stages = []
+        for name in sorted(settings["stages"], key=lambda name: {"pretrain": 0, "report": 2}.get(name, 1)):
+            try:
+                stages.append(stage_of(name, dict(settings["stages"][name]), file.parent))
+            except (OSError, ValueError) as error:
+                wrong.append(f"stages.{name}: {error}")
         if data is not None and not Path(data).is_dir():
             raise ValueError(f"--data {data}: there is no such folder")
-        if wrong := [*wrong, *misfits(grid, stages)]:
+        only = [point.pop("stages", [each.name for each in stages]) for point in points]
+        for name in {name for names in only for name in names} - settings["stages"].keys():
+            wrong.append(f"points.stages: this study has no stage {name!r}; {choose(name, settings['stages'])}")
+        if wrong := [*wrong, *misfits(grid, points, stages), *misclaimed(settings)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
         folder = short(Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}"))
         given = {key: str(settings.get(key, "")) for key in ("study", "title", "question")}
         given |= {"profile": profile or "", "runs": folder}
         given |= {"data": short(Path(data))} if data is not None else {}
-        found = runs(grid, stages, given)
-        if wrong := list(absent(found)):
-            raise ValueError("\n".join(wrong))
-        return Plan(settings["study"], file, Path(folder), found)
+        at = [(grid | point, names) for point, names in zip(points, only, strict=True)]
+        found = runs(at or [(grid, settings["stages"])], stages, given)
+        lacks = tuple(absent(found))
+        if lacks and not without_data:
+            raise ValueError("\n".join(lacks))
+        told = {"claims": tuple(settings["claims"]), "stand_ins": tuple(settings["stand_ins"])}
+        return Plan(settings["study"], file, Path(folder), found, **told, rate=settings.get("rate"), lacks=lacks)
     except ValueError as error:
         lines = str(error).split("\n")
         raise ValueError("\n".join(line if line.startswith(" ") else f"{file}: {line}" for line in lines)) from None
@@ -164,43 +203,77 @@ def within(settings: dict, *keys: str) -> dict:
     return settings
 
 
-def at_profile(settings: dict, profile: str | None, beside: Path) -> tuple[dict[str, list], list[Stage], list[str]]:
-    """The grid (lists of values), the stages in their order, and what is wrong, with the profile's values put in."""
+def at_profile(settings: dict, profile: str | None) -> tuple[dict, list[str]]:
+    """What the file says with the profile's values put in and names spelled out, and what is wrong with its keys."""
     instead = within(settings, "profiles", profile) if profile else {}
     wrong = [f"{key}: unknown key; {choose(key, KEYS)}" for key in settings if key not in KEYS]
-    for key in instead.keys() - {"grid", "stages"}:
-        wrong.append(f"profiles.{profile}.{key}: unknown key; {choose(key, ('grid', 'stages'))}")
+    for key in instead.keys() - set(AGAIN):
+        wrong.append(f"profiles.{profile}.{key}: unknown key; {choose(key, AGAIN)}")
     for name in within(instead, "stages").keys() - within(settings, "stages").keys():
         wrong.append(f"profiles.{profile}.stages.{name}: {choose(name, within(settings, 'stages'))}")
-    grid = within(settings, "grid") | within(instead, "grid")
-    stages = []
-    for name in sorted(within(settings, "stages"), key=lambda name: {"pretrain": 0, "report": 2}.get(name, 1)):
-        values = within(settings, "stages", name) | within(instead, "stages", name)
+    said = {key: within(settings, key) | within(instead, key) for key in ("names", "grid")}
+    for name in within(settings, "stages"):
+        own = within(settings, "stages", name) | within(instead, "stages", name)
+        said["stages"] = said.get("stages", {}) | {name: own}
+    for key, kind in {"points": dict, "claims": dict, "stand_ins": str}.items():
+        said[key] = instead.get(key) or settings.get(key) or []
+        if not isinstance(said[key], list) or not all(isinstance(each, kind) for each in said[key]):
+            what = "sentences" if kind is str else "mappings of names to values"
+            raise ValueError(f"{key}: {said[key]!r} is not a list of {what}")
+    rate = instead.get("rate", settings.get("rate"))
+    if rate is not None and not (isinstance(rate, (int, float)) and rate > 0):
+        wrong.append(f"rate: {rate!r} is no number of images a second")
+    return settings | spelled_out(said, said["names"]) | {"rate": rate}, wrong
+
+
+def spelled_out(value, names: dict):
+    """`value` with what the study calls `$name` in place of it, at any depth."""
+    if isinstance(value, dict):
+        return {key: spelled_out(each, names) for key, each in value.items()}
+    if isinstance(value, list):
+        return [spelled_out(each, names) for each in value]
+    return names.get(value[1:], value) if is_reference(value) else value
+
+
+def values_of(grid: dict) -> dict[str, list]:
+    return {key: value if isinstance(value, list) else [value] for key, value in grid.items()}
+
+
+def stage_of(name: str, values: dict, beside: Path) -> Stage:
+    own = values.pop("notebook", None)
+    if own is None and name not in NOTEBOOKS:
+        raise ValueError(f"a stage of this name needs a `notebook:`; {choose(name, NOTEBOOKS)}")
+    path = beside / own if own else NOTEBOOKS[name]
+    return Stage(name, path, parameters(path), values)
+
+
+def misclaimed(settings: dict) -> Iterator[str]:
+    """One line for everything that is wrong with the claims."""
+    if settings["claims"]:
+        from mednb import claims
+
         try:
-            own = values.pop("notebook", None)
-            if own is None and name not in NOTEBOOKS:
-                raise ValueError(f"a stage of this name needs a `notebook:`; {choose(name, NOTEBOOKS)}")
-            path = beside / own if own else NOTEBOOKS[name]
-            stages.append(Stage(name, path, parameters(path), values))
-        except (OSError, ValueError) as error:
-            wrong.append(f"stages.{name}: {error}")
-    return {key: value if isinstance(value, list) else [value] for key, value in grid.items()}, stages, wrong
+            claims.read(settings["claims"])
+        except ValueError as error:
+            yield from str(error).split("\n")
 
 
-def misfits(grid: dict[str, list], stages: list[Stage]) -> Iterator[str]:
+def misfits(grid: dict[str, list], points: list[dict[str, list]], stages: list[Stage]) -> Iterator[str]:
     """One line for every key that no notebook takes, and for every value that does not fit."""
     on_grid = [stage for stage in stages if stage.name != "report"]
-    for key, values in grid.items():
-        takers = [stage for stage in on_grid if stage.value_of(key)]
-        if not takers:
-            near = choose(key.rpartition(".")[2], dict.fromkeys(name for stage in on_grid for name in stage.takes))
-            yield f"grid.{key}: no notebook of this study has such a parameter; {near}"
-        for value in values if takers else ():
-            yield from misfit(f"grid.{key}", takers[0].takes[takers[0].value_of(key)], value, grid)
+    for where, given in [("grid", grid), *(("points", point) for point in points)]:
+        for key, values in given.items():
+            takers = [stage for stage in on_grid if stage.value_of(key)]
+            if not takers:
+                near = choose(key.rpartition(".")[2], dict.fromkeys(name for stage in on_grid for name in stage.takes))
+                yield f"{where}.{key}: no notebook of this study has such a parameter; {near}"
+            for value in values if takers else ():
+                yield from misfit(f"{where}.{key}", takers[0].takes[takers[0].value_of(key)], value, grid | given)
+    everywhere = grid | {key: each for key, each in (points or [{}])[0].items() if all(key in p for p in points)}
     for stage in stages:
         for name, value in stage.values.items():
             if name in stage.takes:
-                in_sight = {} if stage.name == "report" else grid  # the report is one run for all points
+                in_sight = {} if stage.name == "report" else everywhere  # the report is one run for all points
                 yield from misfit(f"stages.{stage.name}.{name}", stage.takes[name], value, in_sight)
             else:
                 yield f"stages.{stage.name}.{name}: {unknown(name, stage.notebook, stage.takes)}"
@@ -212,7 +285,7 @@ def misfit(where: str, parameter: Parameter, value, grid: dict[str, list]) -> It
     elif is_reference(value):
         others = [key for key, values in grid.items() if not any(map(is_reference, values))]
         if value[1:] not in others:
-            yield f"{where}: {value} refers to no key of the grid; {choose(value[1:], others)}"
+            yield f"{where}: {value} refers to no key of the grid and to no name; {choose(value[1:], others)}"
     else:
         choices = named_in_files().get(parameter.name)
         for part in str(value).split("+") if choices else ():  # a mix names several datasets
@@ -233,8 +306,11 @@ def named_in_files() -> dict[str, list[str]]:
     return {"dataset": sorted(DATASETS), "method": sorted(methods)}
 
 
-def runs(grid: dict[str, list], stages: list[Stage], given: dict) -> dict[str, Run]:
-    """Every run by its name. Points of the grid that differ only in a later stage share their pretraining."""
+def runs(grids: list[tuple[dict[str, list], list[str]]], stages: list[Stage], given: dict) -> dict[str, Run]:
+    """Every run by its name, of grids with the names of their stages.
+
+    Points that differ only in a later stage share their pretraining.
+    """
     found: dict[str, Run] = {}
 
     def add(stage: Stage, name: str, point: dict, after: tuple[str, ...]) -> None:
@@ -245,11 +321,17 @@ def runs(grid: dict[str, list], stages: list[Stage], given: dict) -> dict[str, R
         if found.setdefault(name, run) != run:
             raise ValueError(f"two runs would be called {name}, although their values differ")
 
-    varied = [key for key, values in grid.items() if len(values) > 1]
-    for combination in itertools.product(*grid.values()):
-        point, upstream, after = dict(zip(grid, combination, strict=True)), (), ()
+    points = [
+        (dict(zip(grid, values, strict=True)), only)
+        for grid, only in grids
+        for values in itertools.product(*grid.values())
+    ]
+    keys = dict.fromkeys(key for point, _ in points for key in point)
+    varied = [key for key in keys if len({repr(point.get(key)) for point, _ in points}) > 1]
+    for point, only in points:
+        upstream, after = (), ()
         for stage in stages:
-            if stage.name == "report":
+            if stage.name == "report" or stage.name not in only:
                 continue
             matters = [key for key in varied if any(each.value_of(key) for each in (stage, *upstream))]
             name = label(stage, point, matters)
@@ -265,12 +347,24 @@ def runs(grid: dict[str, list], stages: list[Stage], given: dict) -> dict[str, R
 def label(stage: Stage, point: dict, varied: list[str]) -> str:
     """`pretrain-busi-simclr-s0`, then whatever else varies in the grid and matters to this run."""
     values = {key: follow(value, point) for key, value in point.items()} | stage.at(point)
-    words = [stage.name, *(values[name] for name in ("dataset", "method") if name in values)]
+    named = ("dataset", "method", "seed")
+    words = [stage.name, *(values[name] for name in named[:2] if name in values)]
     words += [f"s{values['seed']}"] if "seed" in values else []
     for key in varied:
-        if key not in ("dataset", "method", "seed"):
-            words.append(values[key] if isinstance(values[key], str) else f"{key.rpartition('.')[2]}{values[key]}")
-    return "-".join(re.sub(r"[^\w.+]+", "_", str(word)) for word in words)
+        if key in values and key not in named and stage.value_of(key) not in named:
+            value = values[key]
+            value = "_".join(map(str, value.values())) if isinstance(value, dict) else value
+            words.append(value if isinstance(value, str) else f"{key.rpartition('.')[2]}{value}")
+    return "-".join(re.sub(r"[^\w.+]+", "_", str(word)) for word in words if word != "")
+
+
+def in_train(values: dict) -> int:
+    """About how many images a run of these values trains on: three fifths of what the cards say."""
+    from mednb.datasets import DATASETS
+
+    cards = [DATASETS[name].CARD for name in values["dataset"].split("+")]
+    images = sum(card.n_images or sum(card.counts.values()) for card in cards)
+    return round(0.6 * min(images, values.get("limit") or images))
 
 
 def absent(found: dict[str, Run]) -> Iterator[str]:

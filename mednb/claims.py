@@ -1,0 +1,367 @@
+"""Claims: what a work says, as a comparison that a study can settle, and the verdict of the study's numbers on it.
+
+A study file lists them:
+
+    claims:
+      - id: C0.2
+        sentence: On ultrasound, BYOL and MoCo are at least as good as SimCLR.
+        task: linear                              # and the task's main metric, unless `metric` names another
+        where: {dataset: busi, label_fraction: 1.0}              # what all sides have in common
+        more: {pretrained_on: busi}
+        than: {pretrained_on: busi, method: simclr}
+        each: {more.method: [byol, moco]}         # one comparison for each value; here both have to hold
+        expects: at least
+        smallest: 0.01                            # the smallest difference that matters, in the metric's units
+
+`where`, `more` and `than` select numbers by columns of results.csv. What is compared with weights other than 1 and -1
+is written as `contrast: [{weight: 1, where: {...}}, ...]`: a difference of differences, for example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import pandas as pd
+
+from mednb import files
+from mednb.results import COLUMNS, MAIN_METRIC, markdown
+
+EXPECTS = ("more", "at least", "no difference")
+VERDICTS = ("supported", "contradicted", "undecided", "not tested")
+SELECTED_BY = [name for name in COLUMNS if name not in ("study", "run", "split", "value", "n_patients", "n_images")]
+SELECTED_BY.append("initialisation")
+HOPELESS = 50  # times as much evidence: more than anybody will collect
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a work says, and by which comparisons of a study's numbers it stands or falls.
+
+    combine: how many of the comparisons have to hold: "all", "any", or a number.
+    expects: the effect (`more` minus `than`) is "more" than zero by what matters, "at least" zero but for what does
+        not matter, or there is "no difference" that matters. What matters is `smallest`.
+    untestable: why no comparison of numbers settles this, instead of one.
+    """
+
+    id: str
+    sentence: str
+    work: str = ""
+    task: str = ""
+    metric: str = ""
+    stratum: str = ""
+    where: dict = field(default_factory=dict)
+    more: dict = field(default_factory=dict)
+    than: dict = field(default_factory=dict)
+    contrast: list = field(default_factory=list)
+    each: dict = field(default_factory=dict)
+    combine: str | int = "all"
+    expects: str = "more"
+    smallest: float = 0.0
+    untestable: str = ""
+
+    def needed(self, of: int) -> int:
+        """How many of so many comparisons have to hold."""
+        return {"all": of, "any": 1}.get(self.combine) or min(self.combine, of)
+
+    def comparisons(self) -> dict[str, list[tuple[float, dict]]]:
+        """What is compared in words -> its terms, each a weight and a selection, as `statistics.contrast` takes them.
+
+        The words are the values of `each`; "" where there is one comparison only.
+        """
+        if self.untestable:
+            return {}
+        shared = {"task": self.task, "stratum": self.stratum} | ({"metric": self.metric} if self.metric else {})
+        sides = {"more": self.more, "than": self.than}
+        weights = {"more": 1.0, "than": -1.0}
+        if self.contrast:
+            sides = {str(nth): term["where"] for nth, term in enumerate(self.contrast)}
+            weights = {str(nth): float(term["weight"]) for nth, term in enumerate(self.contrast)}
+        found = {}
+        for values in itertools.product(*(self.each[key] for key in self.each)):
+            of = {side: {} for side in sides}
+            for key, value in zip(self.each, values, strict=True):
+                side, _, column = key.rpartition(".")
+                for own in [side] if side else sides:
+                    of[own][column] = value
+            selected = {side: shared | self.where | sides[side] | of[side] for side in sides}
+            terms = [(weights[side], {"metric": MAIN_METRIC[each["task"]]} | each) for side, each in selected.items()]
+            found[", ".join(map(str, values))] = terms
+        return found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a study's numbers say about a claim.
+
+    word: one of `VERDICTS`. comparisons: a row for each, with what (in words), effect, low, high, p, n_seeds,
+    n_patients, verdict, and missing (why it could not be made; ""). why: the reason for the word, in a sentence.
+    decides: what evidence would decide, in a sentence; "" where the claim is decided.
+    """
+
+    claim: Claim
+    word: str
+    comparisons: pd.DataFrame
+    why: str
+    decides: str = ""
+
+
+# -------------------- what is claimed
+
+
+def read(listed: Iterable[dict], work: str = "") -> list[Claim]:
+    """The claims of a study file; all that is wrong with them is one ValueError, a line for each."""
+    wrong, found = [], []
+    for nth, said in enumerate(listed, start=1):
+        where = f"claims: {said.get('id', f'number {nth}')}"
+        faults = list(faults_of(said))
+        wrong += [f"{where}: {fault}" for fault in faults]
+        if not faults:
+            claim = Claim(**({"work": work} | said))
+            wrong += [f"{where}: there are two claims of this id"] if claim.id in {each.id for each in found} else []
+            found.append(claim)
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return found
+
+
+def faults_of(said: dict):
+    """A sentence for everything that is wrong with one claim as a study file says it."""
+    known = [each.name for each in fields(Claim)]
+    for key in said:
+        if key not in known:
+            yield f"{key}: unknown key; {choose(key, known)}"
+    for key, kind in {**dict.fromkeys(("where", "more", "than", "each"), dict), "contrast": list}.items():
+        if not isinstance(said.get(key, kind()), kind):
+            yield f"{key}: {said[key]!r} is no {'mapping of columns to values' if kind is dict else 'list of terms'}"
+            return
+    if not said.get("id") or not said.get("sentence"):
+        yield "a claim has an id and a sentence"
+    if said.get("untestable"):
+        return
+    if said.get("task") not in MAIN_METRIC:
+        yield f"task: there is no task {said.get('task')!r}; {choose(said.get('task'), MAIN_METRIC)}"
+    if said.get("expects", "more") not in EXPECTS:
+        yield f"expects: {said['expects']!r}; {choose(said['expects'], EXPECTS)}"
+    smallest = said.get("smallest")
+    if isinstance(smallest, bool) or not isinstance(smallest, (int, float)) or smallest < 0:
+        yield f"smallest: {smallest!r}; it is the smallest difference that matters, 0 or more, in the metric's units"
+    elif smallest == 0 and said.get("expects") == "no difference":
+        yield "smallest: 0; no study can show that there is no difference at all, say which one would matter"
+    combine = said.get("combine", "all")
+    if combine not in ("all", "any") and not (type(combine) is int and combine > 0):
+        yield f"combine: {combine!r}; it is all, any, or how many of the comparisons have to hold"
+    if bool(said.get("contrast")) == bool(said.get("more") or said.get("than")):
+        yield "it compares by `more` and `than`, or by a `contrast`"
+        return
+    terms = said.get("contrast", [])
+    for term in terms:
+        if not isinstance(term, dict) or term.keys() != {"weight", "where"} or not isinstance(term["where"], dict):
+            yield f"contrast: {term!r} is not {{weight: 1, where: {{...}}}}"
+            return
+    each = said.get("each", {})
+    for key, values in each.items():
+        if not isinstance(values, list) or not values:
+            yield f"each.{key}: {values!r} is no list of values"
+        if key.rpartition(".")[0] not in ("", *(() if terms else ("more", "than"))):
+            yield f"each.{key}: a side is called more or than"
+    sides = [said.get(key, {}) for key in ("where", "more", "than")] + [term["where"] for term in terms]
+    for task in each.get("task", []):
+        if task not in MAIN_METRIC:
+            yield f"each.task: there is no task {task!r}; {choose(task, MAIN_METRIC)}"
+    for column in dict.fromkeys([*itertools.chain(*sides), *(key.rpartition(".")[2] for key in each)]):
+        if column not in SELECTED_BY:
+            yield f"numbers have no column {column!r}; {choose(column, SELECTED_BY)}"
+    for value in itertools.chain(*(side.values() for side in sides), *(v for v in each.values() if type(v) is list)):
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and one.startswith("$"):
+                yield f"{one} is no name of this study"
+
+
+def choose(wanted, choices: Iterable[str]) -> str:
+    choices = list(choices)
+    near = difflib.get_close_matches(str(wanted), choices, 1)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"Choose from {', '.join(choices)}"
+
+
+def of(study: str | Path) -> tuple[list[Claim], list[str]]:
+    """The claims of the study in a folder, and its stand-ins, as `mednb run` left them in claims.json."""
+    path = Path(study) / "claims.json"
+    if not path.is_file():
+        return [], []
+    said = json.loads(path.read_text(encoding="utf-8"))
+    return read(said["claims"], said["study"]), said["stand_ins"]
+
+
+# -------------------- what becomes of it
+
+
+def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
+    """The verdict of the numbers in `drawn` (a `statistics.Bootstrap`) on a claim.
+
+    Where k of n comparisons have to hold, at least k must be supported by intervals of the level 1 - (1 - level) /
+    (n - k + 1), and to be contradicted at least n - k + 1 must be, at 1 - (1 - level) / k: what is picked from many has
+    to be clearer (Benjamini and Heller, Biometrics 2008). A comparison that the study lacks counts as undecided.
+    """
+    from mednb import statistics
+
+    compared = claim.comparisons()
+    n = len(compared)
+    if claim.untestable or not n:
+        return Verdict(claim, "not tested", pd.DataFrame(), claim.untestable)
+    k = claim.needed(n)
+    holds, fails = (1 - (1 - level) / among for among in (n - k + 1, k))
+    rows = []
+    for what, terms in compared.items():
+        row = {"what": what, "missing": ""}
+        try:
+            strict, usual = statistics.contrast(drawn, terms, holds), statistics.contrast(drawn, terms, level)
+            against = statistics.contrast(drawn, terms, fails)
+        except ValueError as error:
+            rows.append(row | {"verdict": "not tested", "missing": str(error)})
+            continue
+        word = decide(claim, strict["effect"], strict["low"], strict["high"])
+        if word != "supported":
+            word = decide(claim, against["effect"], against["low"], against["high"])
+            word = word if word == "contradicted" else "undecided"
+        rows.append(row | {name: usual[name] for name in usual} | {"verdict": word})
+    rows = pd.DataFrame(rows)
+    count = {word: int((rows["verdict"] == word).sum()) for word in VERDICTS}
+    if count["not tested"] == n:
+        return Verdict(claim, "not tested", rows, sentence_of(rows["missing"].iloc[0]))
+    if count["supported"] >= k:
+        word = "supported"
+    elif count["contradicted"] >= n - k + 1:
+        word = "contradicted"
+    else:
+        word = "undecided"
+    return Verdict(claim, word, rows, reason(claim, rows, k), further(claim, rows) if word == "undecided" else "")
+
+
+def decide(claim: Claim, effect: float, low: float, high: float) -> str:
+    """Whether one comparison supports or contradicts the claim, from its effect and interval."""
+    matters = claim.smallest
+    if not all(map(math.isfinite, (effect, low, high))):
+        return "undecided"
+    supported, contradicted = {
+        "more": (low > 0 and effect >= matters, high < matters),
+        "at least": (low > -matters, high < -matters),
+        "no difference": (-matters < low and high < matters, low > matters or high < -matters),
+    }[claim.expects]
+    return "supported" if supported else "contradicted" if contradicted else "undecided"
+
+
+def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
+    """The numbers behind a verdict: the effect with its interval, or how many comparisons said what."""
+    asked = {
+        "more": f"above 0, and {signed(claim.smallest)} or more was asked for",
+        "at least": f"{signed(-claim.smallest)} or more was asked for",
+        "no difference": f"less than {claim.smallest:g} either way was asked for",
+    }[claim.expects]
+    tested = rows[rows["verdict"] != "not tested"]
+    if len(rows) == 1:
+        row = tested.iloc[0]
+        return f"effect {signed(row['effect'])} {bracket(row['low'], row['high'])}; {asked}"
+    n, words = len(rows), ("supported", "contradicted", "undecided", "not tested")
+    said = ", ".join(f"{count} {word}" for word in words if (count := int((rows["verdict"] == word).sum())))
+    low, high = tested["effect"].min(), tested["effect"].max()
+    have_to = "all" if k == n else f"{k}"
+    effects = f"effects from {signed(low)} to {signed(high)}" if len(tested) > 1 else f"effect {signed(low)}"
+    return f"of {n} comparisons, of which {have_to} had to hold, {said}; {effects}; {asked}"
+
+
+def further(claim: Claim, rows: pd.DataFrame) -> str:
+    """What evidence would decide: how much more of it brings the intervals off what they now reach over.
+
+    The width of an interval falls with the root of the evidence; the effects are taken to stay as they are.
+    """
+    open_ones = rows[rows["verdict"] == "undecided"]
+    if not len(open_ones):
+        return "The comparisons that are missing would decide."
+    times = sorted(times_as_much(claim, row.effect, row.low, row.high) for row in open_ones.itertuples())
+    seeds, patients = int(open_ones["n_seeds"].min()), int(open_ones["n_patients"].min())
+    alone = " A single seed says nothing of other seeds: several are needed in any case." if seeds == 1 else ""
+    if times[0] > HOPELESS:
+        return (
+            f"Of more seeds and patients it would take more than {HOPELESS} times as many: the effect is too near "
+            f"to what was asked for.{alone}"
+        )
+    if len(times) == 1:
+        few = f"about {number(times[0])} times as many"
+    else:
+        most = f"more than {HOPELESS}" if times[-1] > HOPELESS else f"about {number(times[-1])}"
+        few = f"about {number(times[0])} (the clearest of {len(times)}) to {most} (the closest) times as many"
+    needed = f"{math.ceil(seeds * times[0])} and {math.ceil(patients * times[0]):,} instead of {seeds} and {patients:,}"
+    return f"If the effects stay as they are, {few} seeds and test patients would decide: {needed}.{alone}"
+
+
+def times_as_much(claim: Claim, effect: float, low: float, high: float) -> float:
+    """How many times the evidence it takes until an interval around the same effect no longer reaches what it must not.
+
+    `claim` says what that is: infinite where the effect lies on it.
+    """
+    matters = claim.smallest
+    gap = {
+        "more": effect if effect >= matters else matters - effect,
+        "at least": abs(effect + matters),
+        "no difference": abs(abs(effect) - matters),
+    }[claim.expects]
+    reach = max(high - effect, effect - low)
+    return (reach / gap) ** 2 if gap > 0 and math.isfinite(reach) else math.inf
+
+
+def number(times: float) -> str:
+    return f"{times:.1f}" if times < 3 else f"{math.ceil(times)}"
+
+
+def signed(value: float) -> str:
+    """A difference as people write it: +0.012, −0.300."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def bracket(low: float, high: float) -> str:
+    return f"[{signed(low)}, {signed(high)}]"
+
+
+def sentence_of(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+# -------------------- for people
+
+
+def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """A row for each comparison of each claim: work, id, claim, verdict (on the claim), task, what, its own numbers."""
+    columns = ["effect", "low", "high", "p", "n_seeds", "n_patients"]
+    rows = []
+    for verdict in verdicts:
+        claim = verdict.claim
+        said = {"work": claim.work, "id": claim.id, "claim": claim.sentence, "verdict": verdict.word}
+        said |= {"why": verdict.why, "would_decide": verdict.decides, "task": claim.task, "expects": claim.expects}
+        said |= {"smallest": claim.smallest}
+        for row in verdict.comparisons.to_dict("records") or [{}]:
+            mine = {"what": row.get("what", ""), "of_this": row.get("verdict", "not tested")}
+            rows.append(said | mine | {name: row.get(name, math.nan) for name in columns})
+    return pd.DataFrame(rows)
+
+
+def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
+    """Write `out/claims.csv` (a row for each comparison) and claims.md (a line for each claim).
+
+    Returns for people: id, verdict, claim, why.
+    """
+    verdicts = list(verdicts)
+    shown = pd.DataFrame(
+        [{"id": v.claim.id, "verdict": v.word, "claim": v.claim.sentence, "why": v.why} for v in verdicts],
+        columns=["id", "verdict", "claim", "why"],
+    )
+    texts = {"claims.csv": table(verdicts).to_csv(index=False, lineterminator="\n"), "claims.md": markdown(shown)}
+    for name, text in texts.items():
+        with files.whole(Path(out) / name) as aside:
+            aside.write_text(text, encoding="utf-8")
+    return shown
