@@ -5,16 +5,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import twins_ct as twins
+from twin import opened, to_damage
 
 from mednb import datasets
 from mednb.datasets import DATASETS, masks, pixels
-from mednb.datasets.located import located
 
 # images of each class, patients (None: not told), masks in the index
 FACTS = {
@@ -35,25 +34,7 @@ def twin(request, tmp_path_factory):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A function that writes a twin to be damaged and returns its folder, and one that says what is wrong with it."""
-
-    def write(name, *how):
-        getattr(twins, name)(tmp_path, *how)
-        return tmp_path / DATASETS[how[0] if how else name].CARD.folder
-
-    def sentence(name):
-        with pytest.raises((ValueError, FileNotFoundError)) as raised:
-            opened(name, tmp_path)
-        assert "\n" not in str(raised.value)
-        return str(raised.value)
-
-    return SimpleNamespace(write=write, sentence=sentence)
-
-
-def opened(name, root, size=None):
-    module = DATASETS[name] if size is None else DATASETS[name].sized(size)
-    archive = located(root, module.CARD, module)
-    return SimpleNamespace(name=name, root=root, module=module, archive=archive, index=module.index(archive))
+    return to_damage(twins, tmp_path)
 
 
 def test_labels_patients_and_masks_are_those_of_the_download(twin):

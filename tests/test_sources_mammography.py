@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import twins_mammography as twins
+from twin import opened, to_damage
 
 from mednb import datasets
-from mednb.datasets import DATASETS, masks, pixels
-from mednb.datasets.located import located
+from mednb.datasets import masks, pixels
 
 # images of each class, patients, masks in the index
 FACTS = {
@@ -36,25 +35,7 @@ def twin(request, tmp_path_factory):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """A function that writes a twin to be damaged and returns its folder, and one that says what is wrong with it."""
-
-    def write(name):
-        getattr(twins, name)(tmp_path)
-        return tmp_path / DATASETS[name].CARD.folder
-
-    def sentence(name):
-        with pytest.raises((ValueError, FileNotFoundError)) as raised:
-            opened(name, tmp_path)
-        assert "\n" not in str(raised.value)
-        return str(raised.value)
-
-    return SimpleNamespace(write=write, sentence=sentence)
-
-
-def opened(name, root):
-    module = DATASETS[name]
-    archive = located(root, module.CARD, module)
-    return SimpleNamespace(name=name, root=root, module=module, archive=archive, index=module.index(archive))
+    return to_damage(twins, tmp_path)
 
 
 def read(twin, row):

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import twins_ultrasound as twins
 from scipy import ndimage
+from twin import opened
 
 from mednb import datasets
 from mednb.datasets import DATASETS, masks, pixels
-from mednb.datasets.located import located
 
 WRITERS = {
     "busbra": twins.busbra,
@@ -52,7 +52,7 @@ def twin(request, tmp_path_factory):
     """A twin of one layout: its name, root, source module and index."""
     root = tmp_path_factory.mktemp("data")
     WRITERS[request.param](root)
-    return SimpleNamespace(layout=request.param, root=root, **opened(request.param.split()[0], root))
+    return SimpleNamespace(layout=request.param, **vars(opened(request.param.split()[0], root)))
 
 
 @pytest.fixture
@@ -64,12 +64,6 @@ def written(tmp_path):
         return tmp_path / DATASETS[layout.split()[0]].CARD.folder
 
     return write
-
-
-def opened(name, root):
-    module = DATASETS[name]
-    archive = located(root, module.CARD, module)
-    return {"name": name, "module": module, "archive": archive, "index": module.index(archive)}
 
 
 def read(twin, row):
@@ -129,10 +123,10 @@ def test_a_zip_gives_the_same_as_the_folder(layout, written, tmp_path):
     whole = opened(name, tmp_path)
     shutil.make_archive(str(tmp_path / "zipped" / folder.name), "zip", tmp_path, folder.name)
     packed = opened(name, tmp_path / "zipped")
-    assert packed["archive"].zipped and packed["archive"].base == f"{folder.name}/"
-    pd.testing.assert_frame_equal(packed["index"], whole["index"])
-    last = next(whole["index"].iloc[-1:].itertuples())
-    for one, other in zip(*(read(SimpleNamespace(**found), last) for found in (whole, packed)), strict=True):
+    assert packed.archive.zipped and packed.archive.base == f"{folder.name}/"
+    pd.testing.assert_frame_equal(packed.index, whole.index)
+    last = next(whole.index.iloc[-1:].itertuples())
+    for one, other in zip(*(read(found, last) for found in (whole, packed)), strict=True):
         assert (one == other).all()
 
 
@@ -141,7 +135,7 @@ def test_a_zip_gives_the_same_as_the_folder(layout, written, tmp_path):
 
 def test_busbra_keeps_the_folds_of_its_authors(tmp_path):
     twins.busbra(tmp_path)
-    index = opened("busbra", tmp_path)["index"]
+    index = opened("busbra", tmp_path).index
     assert (index["official_fold"] == index["case"].astype(int) % 5).all()
     assert set(index["view"]) == {"left", "right", "single"} and set(index["birads"]) == {"4"}
     for fold in range(5):
@@ -161,13 +155,13 @@ def test_breast_unites_several_lesions_and_knows_their_words(tmp_path):
 
 def test_bus_uclm_tells_which_images_have_marks(tmp_path):
     twins.bus_uclm(tmp_path)
-    index = opened("bus_uclm", tmp_path)["index"]
+    index = opened("bus_uclm", tmp_path).index
     assert index["marks"].sum() == 12 and not index["doppler"].any() and not index["combined"].any()
 
 
 def test_oasbud_makes_square_pixels_of_the_right_depth(tmp_path):
     twins.oasbud(tmp_path)
-    twin = SimpleNamespace(**opened("oasbud", tmp_path))
+    twin = opened("oasbud", tmp_path)
     assert twin.index["case"].value_counts().eq(2).all() and set(twin.index["birads"]) == {"3", "4a"}
     for row, samples in zip(twin.index.itertuples(), (900, 800) * 6, strict=True):
         raw = twin.module.read(twin.archive, row)
@@ -189,7 +183,7 @@ def test_hc18_tests_on_nobody_whose_outline_was_never_published(tmp_path):
 
 def test_camus_keeps_the_official_split_and_what_is_known_of_the_patient(tmp_path):
     twins.camus(tmp_path)
-    index = opened("camus", tmp_path)["index"]
+    index = opened("camus", tmp_path).index
     official = index.groupby("patient")["official"].agg(set)
     assert official.tolist() == [{"train"}] * 5 + [{"val"}] + [{"test"}] * 2
     assert (index["ef"] == 61.5).all() and (index["age"] == 56).all() and set(index["quality"]) == {"Good"}
@@ -199,7 +193,7 @@ def test_camus_keeps_the_official_split_and_what_is_known_of_the_patient(tmp_pat
 
 def test_camus_of_old_tests_on_nobody_without_a_mask(tmp_path):
     twins.camus_mhd(tmp_path)
-    index = opened("camus", tmp_path)["index"]
+    index = opened("camus", tmp_path).index
     hidden = index["patient"] == "testing patient0001"
     assert hidden.sum() == 4 and not index["masks"][hidden].map(len).any()
     assert (index["official"] == np.where(hidden, "train", "")).all() and (index["ef"] == 61.5).all()
@@ -207,7 +201,7 @@ def test_camus_of_old_tests_on_nobody_without_a_mask(tmp_path):
 
 def test_echonet_lists_the_traced_frames_of_the_official_split(tmp_path):
     twins.echonet(tmp_path)
-    index = opened("echonet", tmp_path)["index"]
+    index = opened("echonet", tmp_path).index
     for _, pair in index.groupby("video"):
         assert dict(zip(pair["instant"], pair["frame"], strict=True)) == twins.TRACED
     assert index["official"].value_counts().to_dict() == {"train": 12, "val": 4, "test": 2}
@@ -218,7 +212,7 @@ def test_echonet_lists_the_traced_frames_of_the_official_split(tmp_path):
 
 def test_pocus_takes_three_frames_a_second_and_thirty_at_most(tmp_path):
     twins.pocus(tmp_path)
-    twin = SimpleNamespace(**opened("pocus", tmp_path))
+    twin = opened("pocus", tmp_path)
     frames = twin.index[twin.index["frame"] >= 0].groupby("video")["frame"].agg(list).to_dict()
     assert frames == {
         "Cov-Atlas+(44).gif": list(range(0, 21, 3)),  # 10 a second
@@ -233,7 +227,7 @@ def test_pocus_takes_three_frames_a_second_and_thirty_at_most(tmp_path):
 
 def test_pocus_knows_patients_by_the_table_or_else_by_the_recording(tmp_path):
     twins.pocus(tmp_path)
-    index = opened("pocus", tmp_path)["index"].set_index("video")
+    index = opened("pocus", tmp_path).index.set_index("video")
     for video in ("Cov-Atlas+(44).gif", "Pneu_Avi_Video_001.mp4"):
         assert set(index.loc[video, "patient"]) == {"1"}
     assert index.loc["Cov_website_donation_1.jpeg", "patient"] == "Cov_website_donation_1.jpeg"
@@ -413,7 +407,7 @@ def test_what_is_inconsistent_is_a_sentence_that_names_the_file(layout, harm, se
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["busbra", "hc18", "pocus"])
 def test_the_real_files_are_as_many_as_the_card_says(name, data_root):
-    twin = SimpleNamespace(**opened(name, data_root))
+    twin = opened(name, data_root)
     card = twin.module.CARD
     assert twin.index["label"].value_counts().to_dict() == card.counts
     assert twin.index["patient"].nunique() == card.n_patients
@@ -422,7 +416,7 @@ def test_the_real_files_are_as_many_as_the_card_says(name, data_root):
 
 @pytest.mark.data
 def test_the_real_busbra_is_as_its_source_says(data_root):
-    index = opened("busbra", data_root)["index"]
+    index = opened("busbra", data_root).index
     assert index["birads"].value_counts().to_dict() == {"4": 693, "2": 562, "3": 463, "5": 157}
     patients = index.groupby("patient")
     assert patients["label"].first().value_counts().to_dict() == {"benign": 722, "malignant": 342}
@@ -434,7 +428,7 @@ def test_the_real_busbra_is_as_its_source_says(data_root):
 @pytest.mark.data
 def test_the_real_heads_have_the_circumference_of_the_table(data_root):
     """Ramanujan's formula for the ellipse with the mask's second moments; the pictures were reduced in size."""
-    twin = SimpleNamespace(**opened("hc18", data_root))
+    twin = opened("hc18", data_root)
     sizes = pd.read_csv(data_root / "HC18/SIZES.csv").set_index("file")
     errors = []
     for row in twin.index[twin.index["masks"].map(len) > 0][::20].itertuples():
@@ -451,7 +445,7 @@ def test_the_real_heads_have_the_circumference_of_the_table(data_root):
 
 @pytest.mark.data
 def test_the_real_frames_have_the_patients_and_classes_of_their_list(data_root):
-    index = opened("pocus", data_root)["index"]
+    index = opened("pocus", data_root).index
     listed = pd.read_csv(data_root / "covid19_ultrasound/data/frames.csv")
     listed.index = "data/" + listed["file"]
     listed = listed.loc[index["image_id"]].reset_index(drop=True)
