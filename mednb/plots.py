@@ -464,8 +464,8 @@ def maps(points: pd.DataFrame, colour: str = "label") -> Figure:
 def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
     """Score against label fraction: one panel for each task (and setting), one line for each initialisation.
 
-    scores: what `results.intervals` gives. A band reaches from the lowest seed to the highest, an upright line is the
-    interval over seeds and patients. `metrics`: which metric stands for each task.
+    scores: what `statistics.intervals` gives. A band reaches from the lowest seed to the highest, an upright line is
+    the interval over seeds and patients. `metrics`: which metric stands for each task.
     """
     scores = _main(scores, "label_efficiency", metrics)
     looks = styles(scores["initialisation"])
@@ -498,7 +498,8 @@ def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_MET
 def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
     """What pretraining adds, with its interval: one line for each task and label fraction, zero is no difference.
 
-    differences: what `results.differences` gives. An interval that does not touch the line of zero has a full marker.
+    differences: what `statistics.differences` gives. An interval that does not touch the line of zero has a full
+    marker.
     """
     rows = _main(differences, "effects", metrics)
     looks = styles(rows["initialisation"])

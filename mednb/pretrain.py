@@ -102,7 +102,8 @@ def fit(
     if learner.global_rank == 0:
         watch.write_metrics()
         said = {"images_seen": watch.images_seen, "verdict": watch.verdict}
-        card = {**values, **said, "dataset": images.name, "licence": images.card.licence}
+        said |= {"dataset": images.name, "pretrained_on": images.name if learns.pretrains else ""}
+        card = {**values, **said, "licence": images.card.licence}
         encoders.save_encoder(learner.method.encoder, Path(out) / "encoder.safetensors", card)
         if hasattr(learner.method, "decoder"):
             encoders.save_weights(learner.method.decoder, Path(out) / "decoder.safetensors", card)

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from mednb import files, plots, results
+from mednb import files, plots, results, statistics
 from mednb.plots import Figure, NothingToDraw
 from mednb.results import MAIN_METRIC, QUESTION, SETTING, in_order, percent
 
@@ -188,8 +188,8 @@ def write(
     """
     from jinja2 import Environment, StrictUndefined
 
-    drawn = results.bootstrap(results.gather(runs, "predictions.parquet"), results.gather(runs, "cases.parquet"))
-    scores, differences = results.intervals(drawn), results.differences(drawn)
+    drawn = statistics.bootstrap(results.gather(runs, "predictions.parquet"), results.gather(runs, "cases.parquet"))
+    scores, differences = statistics.intervals(drawn), statistics.differences(drawn)
     finished, points = results.finished(runs), results.gather(runs, "map.parquet")
     main = list(MAIN_METRIC.items())
     others = sorted(set(zip(scores["task"], scores["metric"], strict=True)) - set(main))

@@ -1,7 +1,7 @@
-"""Rows of measured numbers, and what they allow to say: intervals over seeds and patients, differences of encoders.
+"""Rows of measured numbers: written by each run, collected from all runs of a study, shown in tables.
 
-One row of `results.csv` is one measured number. An interval needs more than the number: it is drawn from the
-predictions and cases that the runs leave beside it.
+One row of `results.csv` is one measured number. An interval needs more than the number: `mednb.statistics` draws it
+from the predictions and cases that the runs leave beside it.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import json
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from mednb import files
@@ -24,15 +22,19 @@ from mednb import files
 if TYPE_CHECKING:
     from mednb.datasets import Images
 
-# What a row says about its run, and then what was measured. The order is the order in results.csv.
+# What a row says about its run, and then what was measured. The order is the order in results.csv. `dataset` is what
+# was measured on, `pretrained_on` where the encoder learnt ("" for none and imagenet), `initialise` what a U-Net took
+# of it. `stratum` is the part of the test images that was measured ("" for all, or as in "size: small").
 RUN = {
     "study": "str",
     "run": "str",
     "dataset": "str",
+    "pretrained_on": "str",
     "method": "str",
     "pairs": "str",
     "views": "str",
     "encoder": "str",
+    "initialise": "str",
     "size": "int64",
     "batch_size": "int64",
     "epochs": "int64",
@@ -44,7 +46,9 @@ MEASURED = {
     "task": "str",
     "metric": "str",
     "label_fraction": "float64",
+    "draw": "int64",
     "split": "str",
+    "stratum": "str",
     "value": "float64",
     "n_patients": "int64",
     "n_images": "int64",
@@ -56,8 +60,7 @@ MAIN_METRIC = {"knn": "auroc", "linear": "auroc", "finetune": "auroc", "segment"
 
 # Numbers are compared within one setting; `initialisation` is what is compared.
 SETTING = ["dataset", "encoder", "size"]
-QUESTION = [*SETTING, "initialisation", "task", "metric", "label_fraction"]
-INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
+QUESTION = [*SETTING, "initialisation", "task", "metric", "label_fraction", "stratum"]
 
 VERSIONED = (
     *("mednb", "torch", "torchvision", "lightly", "pytorch-lightning", "segmentation-models-pytorch"),
@@ -79,7 +82,7 @@ def write_run(out: str | Path, **values) -> dict:
         raise ValueError(f"{Path(out) / 'run.json'} would lack {', '.join(missing)}: a run says stage, study and run")
     found = {name: _version(name) for name in VERSIONED}
     versions = {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
-    values = {"versions": versions, "code": _code(), "device": _device()} | values
+    values = {"versions": versions, "code": code_hash(), "device": _device()} | values
     values = json.loads(json.dumps(values, default=_plain))
     files.write_json(Path(out) / "run.json", values)
     return values
@@ -123,7 +126,7 @@ def origin(pretrained: str | Path, images: Images) -> dict:
                 f"{Path(pretrained) / 'run.json'} used another split of {name} (fold {said['fold']}), so its "
                 "encoder may have seen patients that are now for testing; keep to one fold and one limit"
             )
-    names = ("method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
+    names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     return {name: said[name] for name in names} | {"pretrained": str(pretrained)}
 
 
@@ -136,15 +139,19 @@ def row(
     split: str,
     n_patients: int,
     n_images: int,
+    draw: int = 0,
+    stratum: str = "",
 ) -> dict:
     """One measured number of `run` (the values of its run.json) as a row of results.csv.
 
-    `label_fraction` is NaN (or None) where no labels were used; the counts are of what it was measured on.
+    `label_fraction` is NaN (or None) where no labels were used; the counts are of what it was measured on. A run that
+    does not say what a U-Net took of its encoder (`initialise`) took the encoder.
     """
+    run = {"initialise": "encoder"} | dict(run)
     missing = [name for name in RUN if name not in run]
     if missing:
         raise ValueError(f"the run {run.get('run', '?')} does not say its {', '.join(missing)}, and a row has to")
-    measured = (task, metric, label_fraction, split, value, n_patients, n_images)
+    measured = (task, metric, label_fraction, draw, split, stratum, value, n_patients, n_images)
     return {name: run[name] for name in RUN} | dict(zip(MEASURED, measured, strict=True))
 
 
@@ -191,7 +198,8 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _code() -> str:
+def code_hash() -> str:
+    """16 hexadecimal digits over the package's sources."""
     package = Path(__file__).parent
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
@@ -229,6 +237,7 @@ def finished(study: str | Path) -> pd.DataFrame:
     for folder in sorted(path.parent for path in Path(study).glob("*/run.json")):
         said = read_run(folder)
         if said.get("stage") != "report" and (planned is None or folder.name in planned):
+            said = {"initialise": "encoder"} | said
             rows.append({name: said.get(name) for name in ("stage", *RUN)} | {"folder": folder, "said": said})
     if not rows:
         raise FileNotFoundError(f"{study} holds no finished run: no folder in it has a run.json")
@@ -243,14 +252,23 @@ def _planned(study: str | Path) -> set[str] | None:
 
 
 def _initialisations(runs: pd.DataFrame) -> list[str]:
+    """Of each run the method, and what else the study varies within it: "simclr same_case on busi, encoder-decoder"."""
     names = runs["method"].astype("str")
-    alike = runs.groupby(["stage", "method", *SETTING], dropna=False)
+    within = ["stage", "method", *SETTING]
+
+    def varies(column: str) -> pd.Series:
+        several = runs.groupby(within, dropna=False)[column].transform("nunique") > 1
+        return runs["method"].isin(set(runs.loc[several, "method"]) - {"none"}) & (runs[column].astype("str") != "")
+
+    elsewhere = varies("pretrained_on")
+    within.append("pretrained_on")  # a budget in images is more epochs of a smaller set: that is no other variation
     for column in ("pairs", "views", "batch_size", "epochs"):
-        several = set(runs.loc[alike[column].transform("nunique") > 1, "method"]) - {"none"}
         value = runs[column].astype("str")
         said = value if column in ("pairs", "views") else f"{column} " + value
-        names = names.where(~runs["method"].isin(several), names + " " + said)
-    return names.tolist()
+        names = names.where(~varies(column), names + " " + said)
+    names = names.where(~elsewhere, names + " on " + runs["pretrained_on"].astype("str"))
+    whole = varies("initialise") & (runs["initialise"] != "encoder")
+    return names.where(~whole, names + ", " + runs["initialise"].astype("str")).tolist()
 
 
 def in_order(initialisations: Iterable[str]) -> list[str]:
@@ -269,8 +287,8 @@ def collect(study: str | Path) -> pd.DataFrame:
 def gather(study: str | Path, name: str, columns: list[str] | None = None) -> pd.DataFrame:
     """The file `name` (csv or parquet) of every run of a study as one frame, with the run's values beside each row.
 
-    `columns`: only these of a parquet file. Added: the columns of `RUN` and `initialisation`; the file's own `seed`
-    stays. Empty where no run left such a file.
+    `columns`: only these of a parquet file. Added: the columns of `RUN` and `initialisation`, and `class`, the name of
+    the `label` where there is one; the file's own `seed` stays. Empty where no run left such a file.
     """
     frames = []
     for run in finished(study).itertuples():
@@ -278,8 +296,10 @@ def gather(study: str | Path, name: str, columns: list[str] | None = None) -> pd
         if path.is_file():
             frame = pd.read_parquet(path, columns=columns) if path.suffix == ".parquet" else pd.read_csv(path)
             said = {name: run.said.get(name) for name in RUN if name != "seed" or "seed" not in frame}
-            frame = frame.assign(**said, initialisation=run.initialisation)
-            frames.append(frame)
+            if "label" in frame:
+                named = dict(enumerate(run.said.get("classes") or []))
+                said["class"] = frame["label"].map(lambda label, named=named: named.get(label, label)).astype("str")
+            frames.append(frame.assign(**said, initialisation=run.initialisation))
     frames = [frame for frame in frames if len(frame)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -330,209 +350,6 @@ def remarks(study: str | Path) -> list[str]:
     return said
 
 
-# -------------------- intervals: seeds and patients
-
-
-def auroc(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve, one class against the rest, averaged over the classes: once for each row of weights.
-
-    labels (N,) int, probabilities (N, K), weights (R, N) -> (R,). Ties count half. A class that has no weight, or all
-    of it, has no curve and is left out of the average; NaN where that leaves none.
-    """
-    areas = []
-    for k in range(probabilities.shape[1]):
-        order = np.argsort(probabilities[:, k], kind="stable")
-        groups = np.flatnonzero(np.diff(probabilities[order, k], prepend=-np.inf) > 0)  # first of each distinct score
-        of_class = labels[order] == k
-        positive = np.add.reduceat(weights[:, order] * of_class, groups, axis=1)
-        negative = np.add.reduceat(weights[:, order] * ~of_class, groups, axis=1)
-        below = negative.cumsum(axis=1) - negative / 2
-        with np.errstate(invalid="ignore"):
-            areas.append((positive * below).sum(axis=1) / (positive.sum(axis=1) * negative.sum(axis=1)))
-    return _mean_of_defined(np.stack(areas, axis=1))
-
-
-def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean recall of the classes when the most probable class is the answer: once for each row of weights.
-
-    labels (N,) int, probabilities (N, K), weights (R, N) -> (R,). A class without weight is left out of the mean.
-    """
-    member = labels[:, None] == np.arange(probabilities.shape[1])  # (N, K)
-    right = member & (probabilities.argmax(axis=1) == labels)[:, None]
-    with np.errstate(invalid="ignore"):
-        return _mean_of_defined((weights @ right) / (weights @ member))
-
-
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    defined = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
-
-
-def _classified(test: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
-    probabilities = test.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
-    labels = test["label"].to_numpy(int)
-    return {metric.__name__: metric(labels, probabilities, weights) for metric in (balanced_accuracy, auroc)}
-
-
-def _segmented(test: pd.DataFrame, weights: np.ndarray) -> dict[str, np.ndarray]:
-    scores = {}
-    for metric in ("dice", "iou"):
-        value = test[metric].to_numpy(float)
-        defined = np.isfinite(value)
-        with np.errstate(invalid="ignore"):
-            scores[metric] = (weights @ np.where(defined, value, 0)) / (weights @ defined.astype(float))
-    return scores
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """Every score of a study as it was measured, and again with the test patients drawn anew.
-
-    units: one row per measured test set: the columns of `QUESTION`, seed, fold, images_seen, n_patients, n_images
-    scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a fold share their drawn
-        patients, so that their scores can be subtracted.
-    """
-
-    units: pd.DataFrame
-    scores: np.ndarray
-    seed: int = 0
-
-
-def bootstrap(
-    predictions: pd.DataFrame | None = None, cases: pd.DataFrame | None = None, replicates: int = 1000, seed: int = 0
-) -> Bootstrap:
-    """Draw the test patients with replacement and measure again, `replicates` times.
-
-    predictions, cases: what `gather` gives for predictions.parquet and cases.parquet; either may be empty or None.
-    Patients are drawn whole, with all their images. Every seed of a study is tested on the same patients, so one draw
-    serves all seeds and initialisations (the pigeonhole bootstrap of Owen, Annals of Applied Statistics 2007): drawing
-    patients anew for each seed would count them as more patients than they are.
-    """
-    rows, scores = [], []
-    for frame, measure in ((predictions, _classified), (cases, _segmented)):
-        if frame is None or frame.empty:
-            continue
-        frame = frame if "task" in frame else frame.assign(task="segment")
-        for (_, fold), tests in frame.groupby(["dataset", "fold"]):
-            patients = np.unique(tests["patient"].to_numpy(str))
-            times = _multiplicities(len(patients), len(patients), replicates, np.random.default_rng([seed, 1, fold]))
-            unit = [name for name in QUESTION if name != "metric"] + ["seed"]
-            for key, test in tests.groupby(unit):
-                if test["image_id"].duplicated().any():
-                    twice = " and ".join(sorted(test["run"].unique()))
-                    raise ValueError(f"the same images are tested twice for the same question in {twice}")
-                weights = times[:, np.searchsorted(patients, test["patient"].to_numpy(str))]
-                said = dict(zip(unit, key, strict=True)) | {
-                    "fold": fold,
-                    "images_seen": test["images_seen"].iloc[0],
-                    "n_patients": test["patient"].nunique(),
-                    "n_images": len(test),
-                }
-                for metric, values in measure(test, weights).items():
-                    rows.append(said | {"metric": metric})
-                    scores.append(values)
-    columns = [*QUESTION, "seed", "fold", "images_seen", "n_patients", "n_images"]
-    return Bootstrap(pd.DataFrame(rows, columns=columns), np.array(scores).reshape(len(rows), 1 + replicates), seed)
-
-
-def intervals(drawn: Bootstrap, level: float = 0.95) -> pd.DataFrame:
-    """The mean over seeds of every score, with an interval over seeds and patients.
-
-    Percentiles of a two-level bootstrap: the patients were drawn by `bootstrap`, here the seeds are drawn. Of S seeds
-    S - 1 are drawn, which makes the variance of a mean of few seeds come out right (Rao and Wu, JASA 1988), and the
-    interval is widened as Student's t is for few seeds. A single seed is taken as it is: the interval is then over
-    patients alone.
-
-    Columns: those of `QUESTION`, then images_seen, mean, low, high (the interval), seeds_low, seeds_high (the lowest
-    seed and the highest), n_seeds, n_patients.
-    """
-    rows = []
-    for key, at in _groups(drawn.units):
-        units = drawn.units.iloc[at]
-        said = dict(zip(QUESTION, key, strict=True)) | {"images_seen": units["images_seen"].iloc[0]}
-        rows.append(said | _summary(units, drawn.scores[at], "mean", (0, 1), level, drawn.seed))
-    return pd.DataFrame(rows, columns=[*QUESTION, "images_seen", "mean", *INTERVAL])
-
-
-def differences(drawn: Bootstrap, to: str = "none", level: float = 0.95) -> pd.DataFrame:
-    """What each initialisation adds to the initialisation `to`, on the same seeds and patients, with an interval.
-
-    Two scores of one seed share their test patients, so the difference is better known than either score. Seeds that
-    only one of the two has are left out; an initialisation without any common seed has no row.
-
-    Columns: those of `QUESTION`, then to, difference, low, high, seeds_low, seeds_high, n_seeds, n_patients.
-    """
-    units = drawn.units
-    match = [*[name for name in QUESTION if name != "initialisation"], "seed", "fold"]
-    base = units["initialisation"] == to
-    where = pd.DataFrame({"other": np.flatnonzero(base)}, index=pd.MultiIndex.from_frame(units.loc[base, match]))
-    rows = []
-    for key, at in _groups(units):
-        said = dict(zip(QUESTION, key, strict=True))
-        if said["initialisation"] == to or where.empty:
-            continue
-        other = where["other"].reindex(pd.MultiIndex.from_frame(units.iloc[at][match])).to_numpy()
-        both = np.isfinite(other)
-        if both.any():
-            at, other = at[both], other[both].astype(int)
-            change = drawn.scores[at] - drawn.scores[other]
-            rows.append(said | {"to": to} | _summary(units.iloc[at], change, "difference", (-1, 1), level, drawn.seed))
-    return pd.DataFrame(rows, columns=[*QUESTION, "to", "difference", *INTERVAL])
-
-
-def _groups(units: pd.DataFrame) -> list[tuple[tuple, np.ndarray]]:
-    """The units of each question, settings and tasks in their order, random initialisation first."""
-    rank = {name: i for i, name in enumerate([*MAIN_METRIC, *sorted(set(units["task"]) - set(MAIN_METRIC))])}
-    groups = units.groupby(QUESTION).indices
-    at = {name: i for i, name in enumerate(QUESTION)}
-
-    def place(key):
-        start = key[at["initialisation"]]
-        measured = (rank[key[at["task"]]], key[at["metric"]], key[at["label_fraction"]])
-        return (*key[: len(SETTING)], *measured, start != "none", start)
-
-    return [(key, groups[key]) for key in sorted(groups, key=place)]
-
-
-def _summary(
-    units: pd.DataFrame, scores: np.ndarray, name: str, span: tuple[float, float], level: float, seed: int
-) -> dict:
-    seeds, which = np.unique(units["seed"], return_inverse=True)
-    rng = np.random.default_rng([seed, 0])
-    times = _multiplicities(len(seeds), max(len(seeds) - 1, 1), scores.shape[1] - 1, rng)[:, which]  # (1 + R, units)
-    mean, *again = (times * scores.T).sum(axis=1) / times.sum(axis=1)
-    again = np.array(again)[np.isfinite(again)]
-    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2]) if len(again) else (np.nan, np.nan)
-    by_seed = np.bincount(which, scores[:, 0]) / np.bincount(which)
-    if len(seeds) > 1 and len(again) > 1:
-        wider = _for_few(by_seed.var(ddof=1) / len(seeds), again.var(), len(seeds), level)
-        low, high = (float(np.clip(mean + wider * (end - mean), *span)) for end in (low, high))
-    patients = int(units.groupby("fold")["n_patients"].max().sum())
-    said = (low, high, by_seed.min(), by_seed.max(), len(seeds), patients)
-    return {name: mean} | dict(zip(INTERVAL, said, strict=True))
-
-
-def _for_few(of_seeds: float, of_all: float, n_seeds: int, level: float) -> float:
-    """How much wider an interval must be because few seeds tell their own variance badly: Student's t over the normal.
-
-    of_seeds, of_all: variance of the mean due to the seeds, and altogether. The fewer the seeds and the larger their
-    share, the fewer degrees of freedom (Satterthwaite, Biometrics Bulletin 1946).
-    """
-    from scipy import stats
-
-    share = min(of_seeds / of_all, 1.0) if of_all > 0 else 1.0
-    if share == 0:
-        return 1.0
-    return stats.t.ppf((1 + level) / 2, (n_seeds - 1) / share**2) / stats.norm.ppf((1 + level) / 2)
-
-
-def _multiplicities(count: int, draws: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
-    """(1 + replicates, count): how often each of `count` is drawn; row 0 is once each, the sample as it is."""
-    drawn = rng.multinomial(draws, np.full(count, 1 / count), size=replicates)
-    return np.vstack([np.ones(count), drawn])
-
-
 # -------------------- tables for people
 
 
@@ -542,12 +359,12 @@ def percent(fraction: float) -> str:
 
 
 def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.DataFrame:
-    """Intervals as a table for people: a row per initialisation, a column per task and label fraction.
+    """Intervals as a table for people: a row per initialisation, a column per task and label fraction, no strata.
 
     A cell is "mean [low, high]". `metrics`: which metric stands for each task. The settings (dataset, encoder, size)
     are columns where the study varies them; images_seen always is one. Random initialisation is the first row.
     """
-    shown = scores[scores["metric"] == scores["task"].map(metrics)]
+    shown = scores[(scores["metric"] == scores["task"].map(metrics)) & (scores["stratum"] == "")]
     varied = [name for name in SETTING if len(set(shown[name])) > 1]
     asked = sorted(
         set(zip(shown["task"], shown["label_fraction"], strict=True)),
@@ -568,11 +385,11 @@ def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.
 def write_tables(out: str | Path, scores: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
     """Write intervals.csv, differences.csv (tidy), and table.csv, table.md and table.tex (for people) into `out`.
 
-    scores, compared: from `intervals` and `differences`. Returns the table for people.
+    scores, compared: from `statistics.intervals` and `statistics.differences`. Returns the table for people.
     """
     shown = table(scores)
     texts = {"intervals.csv": _csv(scores), "differences.csv": _csv(compared), "table.csv": _csv(shown)}
-    texts |= {"table.md": _markdown(shown), "table.tex": shown.to_latex(index=False, escape=True)}
+    texts |= {"table.md": markdown(shown), "table.tex": shown.to_latex(index=False, escape=True)}
     for name, text in texts.items():
         with files.whole(Path(out) / name) as aside:
             aside.write_text(text, encoding="utf-8")
@@ -583,6 +400,7 @@ def _csv(shown: pd.DataFrame) -> str:
     return shown.to_csv(index=False, lineterminator="\n")
 
 
-def _markdown(shown: pd.DataFrame) -> str:
+def markdown(shown: pd.DataFrame) -> str:
+    """A table of texts and numbers as Markdown."""
     lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.astype("str").to_numpy().tolist()]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)

@@ -20,7 +20,7 @@ from lightly.utils import dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mednb import embed, results
+from mednb import embed, metrics
 from mednb.datasets import Images
 from mednb.files import whole
 from mednb.study.progress import duration
@@ -319,7 +319,7 @@ def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20
     voters.fit(embed.extract(encoder, train.pixels), train.labels)
     p = np.zeros((len(val), len(val.classes)))
     p[:, voters.classes_] = voters.predict_proba(embed.extract(encoder, val.pixels))
-    return float(results.auroc(val.labels, p, np.ones((1, len(p))))[0])
+    return float(metrics.auroc(val.labels, p, np.ones((1, len(p))))[0])
 
 
 def estimate(learner) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mednb import results
+from mednb import metrics, results
 
 CLASSES = ["normal", "benign", "malignant"]
 STAGES = ("pretrain", "embed", "classify", "segment")
@@ -84,6 +84,7 @@ def _run(out: Path, stage: str, study: str, method: str, seed: int, of: FakeImag
     splits = of.table["split"].value_counts()
     data = {"fingerprint": "f" * 16, "split_hash": "5" * 16} | {f"n_{split}": int(n) for split, n in splits.items()}
     said = {"stage": stage, "study": study, "run": out.name, "dataset": "phantoms", "method": method}
+    said |= {"pretrained_on": "" if method == "none" else "phantoms"}
     said |= {"pairs": "same_image", "views": "ultrasound", "encoder": "resnet18", "size": of.pixels.shape[1]}
     said |= {"batch_size": 64, "epochs": 20, "images_seen": 0 if method == "none" else 20 * 64 * 18}
     said |= {"seed": seed, "fold": 0, "limit": None, "data": data, "classes": of.classes, "seconds": 61.5}
@@ -131,7 +132,7 @@ def _classify(out, run, of, strength, rng, fractions, tasks):
             said = {"label": labels, "task": task, "label_fraction": fraction, "seed": run["seed"]}
             said |= {f"p{k}": p[:, k] for k in range(p.shape[1])}
             frames.append(test[["image_id", "patient"]].assign(**said))
-            for metric in (results.balanced_accuracy, results.auroc):
+            for metric in metrics.CLASSIFICATION:
                 value = metric(labels, p, np.ones((1, len(test))))[0]
                 for split in ("val", "test"):
                     rows.append(results.row(run, task, metric.__name__, value, fraction, split, *_size(test)))
@@ -166,3 +167,22 @@ def _size(table: pd.DataFrame) -> tuple[int, int]:
 
 
 WRITERS = {"pretrain": _pretrain, "embed": _embed, "classify": _classify, "segment": _segment}
+
+
+def cases(dice: np.ndarray, seeds: tuple[int, ...] = (0,), **columns) -> pd.DataFrame:
+    """The gathered cases of one initialisation: dice is (seeds, patients), one image of each patient."""
+    frames = [
+        pd.DataFrame({"image_id": range(len(values)), "dice": values, "seed": seed})
+        for seed, values in zip(seeds, np.atleast_2d(dice), strict=True)
+    ]
+    said = {"dataset": "d", "encoder": "e", "size": 32, "fold": 0, "initialisation": "none", "images_seen": 0}
+    frame = pd.concat(frames, ignore_index=True).assign(**said | {"label_fraction": 0.1, "run": "r"} | columns)
+    return frame.assign(patient=frame["image_id"].map("p{}".format), iou=frame["dice"])
+
+
+def only(frame: pd.DataFrame, **wanted) -> pd.Series:
+    """The one row that has the wanted values; Dice unless they say otherwise."""
+    for name, value in ({"metric": "dice"} | wanted).items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1
+    return frame.iloc[0]

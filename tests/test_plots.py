@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mednb import plots, results
+from mednb import plots, results, statistics
 
 IMAGES = fake_runs.images(n_patients=12, size=16)
 LESIONS = np.flatnonzero(IMAGES.masks.any(axis=(1, 2)))[:5]
@@ -21,8 +21,8 @@ def rows(tmp_path_factory):
     study = fake_runs.write_study(tmp_path_factory.mktemp("runs") / "s")
     names = {"metrics": "metrics.csv", "maps": "map.parquet", "cases": "cases.parquet"}
     found = {name: results.gather(study, file) for name, file in names.items()}
-    drawn = results.bootstrap(results.gather(study, "predictions.parquet"), found["cases"], replicates=50)
-    return found | {"scores": results.intervals(drawn), "differences": results.differences(drawn)}
+    drawn = statistics.bootstrap(results.gather(study, "predictions.parquet"), found["cases"], replicates=50)
+    return found | {"scores": statistics.intervals(drawn), "differences": statistics.differences(drawn)}
 
 
 def examples(*names):

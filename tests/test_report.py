@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mednb import datasets, plots, report, results
+from mednb import datasets, plots, report, results, statistics
 
 IMAGES = fake_runs.images(n_patients=30, size=16)
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -48,8 +48,8 @@ def study_of(folder, **values):
 
 
 def compared(study):
-    drawn = results.bootstrap(results.gather(study, "predictions.parquet"), results.gather(study, "cases.parquet"))
-    return results.intervals(drawn), results.differences(drawn)
+    drawn = statistics.bootstrap(results.gather(study, "predictions.parquet"), results.gather(study, "cases.parquet"))
+    return statistics.intervals(drawn), statistics.differences(drawn)
 
 
 @pytest.fixture(autouse=True)

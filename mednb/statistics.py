@@ -1,0 +1,524 @@
+"""What measured numbers allow to say: intervals over seeds and patients, comparisons, and how many labels are saved.
+
+Everything begins with `bootstrap`, which measures each test set again and again on patients drawn anew. Whatever is
+compared afterwards is a contrast: a weighted sum of scores on the same seeds and patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from mednb.metrics import CLASSIFICATION, LOWER_IS_BETTER, SEGMENTATION, UNBOUNDED
+from mednb.results import MAIN_METRIC, MEASURED, QUESTION, RUN, SETTING, percent
+
+INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
+UNIT = [name for name in (*RUN, "initialisation", *MEASURED) if name not in ("study", "run", "split", "value")]
+STRATA = ("size", "source", "scanner", "class")
+STRATIFIED = ("auroc", "balanced_accuracy", "dice", "found")  # what is measured in strata; in a class it is the recall
+SIZES = ("small", "medium", "large")
+
+
+# -------------------- draw the patients
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Every score of a study as it was measured, and again with the test patients drawn anew.
+
+    units: one row per measured test set, and stratum of it: the columns of a row of results.csv without study, run,
+        split and value, and initialisation
+    scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a dataset and fold share
+        their drawn patients, so that their scores can be subtracted.
+    """
+
+    units: pd.DataFrame
+    scores: np.ndarray
+    seed: int = 0
+
+    @cached_property
+    def block(self) -> np.ndarray:
+        """(units,) the number of each unit's seed and fold."""
+        return self.units.groupby(["seed", "fold"]).ngroup().to_numpy()
+
+    @cached_property
+    def cell(self) -> np.ndarray:
+        """(units,) the number of each unit's question: units of one cell are its repetitions."""
+        return self.units.groupby(QUESTION, dropna=False).ngroup().to_numpy()
+
+
+def bootstrap(
+    predictions: pd.DataFrame | None = None,
+    cases: pd.DataFrame | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    strata: Iterable[str] = STRATA,
+) -> Bootstrap:
+    """Draw the test patients with replacement and measure again, `replicates` times.
+
+    predictions, cases: what `results.gather` gives for predictions.parquet and cases.parquet; either may be empty or
+    None. Patients are drawn whole, with all their images. Every seed of a study is tested on the same patients, so one
+    draw serves all seeds, tasks and initialisations (the pigeonhole bootstrap of Owen, Annals of Applied Statistics
+    2007): drawing patients anew for each seed would count them as more patients than they are.
+
+    strata: the scores of `STRATIFIED` are measured in these parts of the test images too, where they are known: "size"
+    (small, medium, large: thirds of the images with a lesion, by its area), "source", "scanner", "class".
+    """
+    frames = [(predictions, _classified), (cases, _segmented)]
+    frames = [(_whole(frame), measure) for frame, measure in frames if frame is not None and not frame.empty]
+    times = (
+        _times(pd.concat([frame[["dataset", "fold", "patient"]] for frame, _ in frames]), replicates, seed)
+        if frames
+        else {}
+    )
+    rows, scores = [], []
+    for frame, measure in frames:
+        parts = _strata(frame, strata)
+        asked = [*(name for name in QUESTION if name not in ("metric", "stratum")), "seed", "fold", "draw"]
+        for _, test in frame.groupby(asked):
+            if test["image_id"].duplicated().any():
+                twice = " and ".join(sorted(test["run"].unique()))
+                raise ValueError(f"the same images are tested twice for the same question in {twice}")
+            said = test.iloc[0]
+            patients, drawn = times[said["dataset"], said["fold"]]
+            weights = drawn[:, np.searchsorted(patients, test["patient"].to_numpy(str))]
+            for stratum, part in {"": slice(None), **_members(parts.loc[test.index])}.items():
+                of = test.iloc[part]
+                for metric, values in measure(of, weights[:, part], STRATIFIED if stratum else None).items():
+                    if np.isfinite(values[0]):
+                        counts = {"n_patients": of["patient"].nunique(), "n_images": len(of)}
+                        known = {name: said.get(name) for name in UNIT}
+                        rows.append(known | {"metric": metric, "stratum": stratum} | counts)
+                        scores.append(values)
+    return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed)
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """With the columns that a file may be without: it has one task, or one draw of the labelled images."""
+    return frame.assign(
+        **{name: value for name, value in {"task": "segment", "draw": 0}.items() if name not in frame}
+    ).reset_index(drop=True)
+
+
+def _times(everyone: pd.DataFrame, replicates: int, seed: int) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+    """For each dataset and fold its patients in order, and how often each is drawn (1 + replicates, patients)."""
+    times = {}
+    for (dataset, fold), of in everyone.groupby(["dataset", "fold"]):
+        patients = np.unique(of["patient"].to_numpy(str))
+        rng = np.random.default_rng([seed, 1, fold, *dataset.encode()])  # patients of two datasets have no common luck
+        times[dataset, fold] = patients, _multiplicities(len(patients), len(patients), replicates, rng)
+    return times
+
+
+def _multiplicities(count: int, draws: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """(1 + replicates, count): how often each of `count` is drawn; row 0 is once each, the sample as it is."""
+    drawn = rng.multinomial(draws, np.full(count, 1 / count), size=replicates)
+    return np.vstack([np.ones(count), drawn])
+
+
+def _strata(frame: pd.DataFrame, strata: Iterable[str]) -> pd.DataFrame:
+    """Of each row its stratum of every kind that is known, as in "size: small"; empty where it has none."""
+    found = pd.DataFrame(index=frame.index)
+    for kind in strata:
+        if kind not in STRATA:
+            raise ValueError(f"strata: {kind!r} is unknown; choose among {', '.join(STRATA)}")
+        values = _sizes(frame) if kind == "size" else frame.get(kind)
+        if values is not None:
+            values = values.astype("str").where(values.notna(), "")
+            found[kind] = (f"{kind}: " + values).where(values != "", "")
+    return found
+
+
+def _sizes(frame: pd.DataFrame) -> pd.Series | None:
+    """Whether each row's lesion is in the small, medium or large third of the lesions of its dataset."""
+    area = frame.get("lesion_area", frame.get("area"))
+    if area is None:
+        return None
+    # Every test set holds the same images, so the share of the rows is the share of the images.
+    share = area.where(area > 0).groupby([frame["dataset"], frame["size"]]).rank(method="max", pct=True)
+    return pd.cut(share, [0, 1 / 3, 2 / 3, 1], labels=SIZES)
+
+
+def _members(parts: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The positions of the rows of every stratum; a kind of strata with one stratum only says nothing new."""
+    found = {}
+    for kind in parts:
+        values = parts[kind].to_numpy(str)
+        names = [name for name in np.unique(values) if name]
+        if len(np.unique(values)) > 1:
+            found |= {name: np.flatnonzero(values == name) for name in names}
+    return found
+
+
+def _classified(test: pd.DataFrame, weights: np.ndarray, only: Sequence[str] | None) -> dict[str, np.ndarray]:
+    probabilities = test.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
+    labels = test["label"].to_numpy(int)
+    wanted = [metric for metric in CLASSIFICATION if only is None or metric.__name__ in only]
+    return {metric.__name__: metric(labels, probabilities, weights) for metric in wanted}
+
+
+def _segmented(test: pd.DataFrame, weights: np.ndarray, only: Sequence[str] | None) -> dict[str, np.ndarray]:
+    scores = {}
+    for metric in SEGMENTATION:
+        if metric in test and (only is None or metric in only):
+            value = test[metric].to_numpy(float)
+            defined = np.isfinite(value)
+            with np.errstate(invalid="ignore"):
+                scores[metric] = (weights @ np.where(defined, value, 0)) / (weights @ defined.astype(float))
+    return scores
+
+
+# -------------------- intervals and contrasts
+
+
+def intervals(drawn: Bootstrap, level: float = 0.95, strata: bool = False) -> pd.DataFrame:
+    """The mean over seeds of every score, with an interval over seeds and patients.
+
+    Percentiles of a two-level bootstrap: the patients were drawn by `bootstrap`, here the seeds are drawn. Of S seeds
+    S - 1 are drawn, which makes the variance of a mean of few seeds come out right (Rao and Wu, JASA 1988). Then the
+    percentiles are moved apart, or together, to the width of `contrast`. A single seed is taken as it is: the interval
+    is then over patients alone. Draws of the labelled images belong to their seed: their mean is taken first.
+
+    strata: also those of the test images. Columns: those of `QUESTION`, then images_seen, mean, low, high (the
+    interval), seeds_low, seeds_high (the lowest seed and the highest), n_seeds, n_patients.
+    """
+    rows = []
+    for key, at in _groups(drawn.units, strata):
+        said = dict(zip(QUESTION, key, strict=True)) | {"images_seen": drawn.units["images_seen"].iloc[at[0]]}
+        (by_seed,), counts = _by_seed(drawn, [at])
+        again = _seeds_drawn(by_seed, drawn.seed)
+        again = again[0] + _wider(by_seed, again, counts["n_patients"], level) * (again - again[0])
+        low, high = _percentiles(again, level)
+        if said["metric"] not in UNBOUNDED:
+            low, high = np.clip([low, high], 0, 1)
+        rows.append(said | {"mean": again[0], "low": low, "high": high} | _ends(by_seed) | counts)
+    return pd.DataFrame(rows, columns=[*QUESTION, "images_seen", "mean", *INTERVAL])
+
+
+def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: float = 0.95) -> dict:
+    """A weighted sum of scores on the same seeds and patients: is it zero?
+
+    terms: a weight and a selection each, as in [(1, {"method": "simclr", "task": "linear"}), (-1, {"method": "none",
+        "task": "linear"})]. A selection names columns of `Bootstrap.units` with a value or a list of values; unless it
+        says otherwise, it takes each task's main metric (`results.MAIN_METRIC`) on all test images (stratum ""). The
+        score of a term is the mean over the questions that match, draws of the labelled images averaged first, within
+        each seed and fold. Seeds and folds that lack any of the questions are left out.
+
+    Returns effect, low, high, p, seeds_low, seeds_high (the lowest and the highest effect in one seed), n_seeds,
+    n_patients, n_images. The interval is Student's t about the effect. Its variance is that of two crossed samples,
+    seeds and patients: variance of the seeds' effects, plus that of the mean effect when patients are drawn, less what
+    both count, the chance of one seed on one patient (Cameron, Gelbach and Miller, Journal of Business & Economic
+    Statistics 2011; none below zero), its degrees of freedom Satterthwaite's (Biometrics Bulletin 1946). p is
+    two-sided: 1 - p is the level whose interval ends at zero.
+
+    Raises ValueError for a term that matches nothing, and when no seed has all that the terms ask for.
+    """
+    weights, at = [float(weight) for weight, _ in terms], [_select(drawn.units, where) for _, where in terms]
+    tested = _tested(drawn, weights, at, level)
+    if not tested["n_seeds"]:
+        shared = " and ".join(_said(where) for _, where in terms)
+        raise ValueError(f"no seed has all that is compared: {shared} have none in common")
+    return tested
+
+
+def differences(drawn: Bootstrap, to: str = "none", level: float = 0.95, strata: bool = False) -> pd.DataFrame:
+    """What each initialisation adds to the initialisation `to`: `contrast` with it, for every question.
+
+    Two scores of one seed share their test patients, so the difference is better known than either score. Seeds that
+    only one of the two has are left out; an initialisation without any common seed has no row. The family of `holm` is
+    all comparisons in one metric and stratum.
+
+    strata: also those of the test images. Columns: those of `QUESTION`, then to, difference, low, high, seeds_low,
+    seeds_high, n_seeds, n_patients, p, p_holm.
+    """
+    groups = _groups(drawn.units, strata)
+    where, start = dict(groups), QUESTION.index("initialisation")
+    rows = []
+    for key, at in groups:
+        other = where.get((*key[:start], to, *key[start + 1 :]))
+        if key[start] != to and other is not None:
+            tested = _tested(drawn, [1.0, -1.0], [at, other], level)
+            if tested["n_seeds"]:
+                rows.append(dict(zip(QUESTION, key, strict=True)) | {"to": to, "difference": tested["effect"]} | tested)
+    return holm(pd.DataFrame(rows, columns=[*QUESTION, "to", "difference", *INTERVAL, "p"]), ["metric", "stratum"])
+
+
+def holm(compared: pd.DataFrame, family: Sequence[str]) -> pd.DataFrame:
+    """Add `p_holm`: p as it must be read when all rows that share the columns `family` were looked at.
+
+    The smallest p of m is multiplied by m, the next by m - 1, and so on (Holm, Scandinavian Journal of Statistics
+    1979): if nothing differs, any of them is below 0.05 in 5 % of all studies at most. NaN where p is.
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = pd.Series(np.nan, index=compared.index, dtype=float)
+    for _, p in compared["p"].dropna().groupby([compared[name] for name in family]):
+        adjusted[p.index] = multipletests(p, method="holm")[1]
+    return compared.assign(p_holm=adjusted)
+
+
+def _groups(units: pd.DataFrame, strata: bool) -> list[tuple[tuple, np.ndarray]]:
+    """The units of each question, settings and tasks in their order, random initialisation first."""
+    rank = {name: i for i, name in enumerate([*MAIN_METRIC, *sorted(set(units["task"]) - set(MAIN_METRIC))])}
+    groups = units.groupby(QUESTION).indices
+    at = {name: i for i, name in enumerate(QUESTION)}
+
+    def place(key):
+        start = key[at["initialisation"]]
+        measured = (rank[key[at["task"]]], key[at["metric"]], key[at["stratum"]], key[at["label_fraction"]])
+        return (*key[: len(SETTING)], *measured, start != "none", start)
+
+    return [(key, groups[key]) for key in sorted(groups, key=place) if strata or not key[at["stratum"]]]
+
+
+def _select(units: pd.DataFrame, where: Mapping) -> np.ndarray:
+    """The positions of the units that a term means; ValueError where there are none."""
+    keep = np.ones(len(units), bool)
+    for column, wanted in ({"stratum": ""} | dict(where)).items():
+        if column not in units:
+            raise ValueError(f"{_said(where)}: scores have no {column!r}; choose among {', '.join(UNIT)}")
+        wanted = list(wanted) if isinstance(wanted, (list, tuple, set)) else [wanted]
+        there = set(units[column])
+        for value in wanted:
+            if value not in there:
+                known = ", ".join(map(str, sorted(there))) or "none"
+                raise ValueError(f"{_said(where)}: no score has the {column} {value!r}; there are {known}")
+        keep &= units[column].isin(wanted).to_numpy()
+    if "metric" not in where:
+        keep &= (units["metric"] == units["task"].map(MAIN_METRIC)).to_numpy()
+    if not keep.any():
+        raise ValueError(f"{_said(where)}: no score has all of these together")
+    return np.flatnonzero(keep)
+
+
+def _said(where: Mapping) -> str:
+    each = (
+        f"{name} {' or '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in where.items()
+    )
+    return "(" + ", ".join(each) + ")"
+
+
+def _by_seed(drawn: Bootstrap, at: Sequence[np.ndarray]) -> tuple[np.ndarray, dict]:
+    """The score of each term in every seed that has all of them: (terms, seeds, 1 + replicates), and the counts of it.
+
+    at: for each term the positions of its units.
+    """
+    in_blocks = [_in_blocks(drawn, of_term) for of_term in at]
+    shared = sorted(set.intersection(*(set(blocks) for blocks, _ in in_blocks)))
+    scores = np.stack([scores[np.searchsorted(blocks, shared)] for blocks, scores in in_blocks])
+    used = np.concatenate([of_term[np.isin(drawn.block[of_term], shared)] for of_term in at])
+    units = drawn.units.iloc[used]
+    seed_of = units["seed"].to_numpy()[np.unique(drawn.block[used], return_index=True)[1]]
+    seeds = np.unique(seed_of)
+    folds = (seed_of == seeds[:, None]) / (seed_of == seeds[:, None]).sum(axis=1, keepdims=True)  # (seeds, blocks)
+    counts = units.groupby(["dataset", "fold"])[["n_patients", "n_images"]].max().sum().astype(int).to_dict()
+    return folds @ scores, {"n_seeds": len(seeds)} | counts
+
+
+def _in_blocks(drawn: Bootstrap, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The seeds and folds that have all questions of the units `at`, and the mean over these: (blocks, 1 + R)."""
+    block, cell = drawn.block[at], drawn.cell[at]
+    asked = drawn.cell.max() + 1
+    there, which, draws = np.unique(block * asked + cell, return_inverse=True, return_counts=True)
+    cells = len(np.unique(cell))
+    blocks, has = np.unique(there // asked, return_counts=True)
+    blocks = blocks[has == cells]
+    share = (block == blocks[:, None]) / (cells * draws[which])
+    return blocks, share @ drawn.scores[at]
+
+
+def _ends(by_seed: np.ndarray) -> dict[str, float]:
+    return {"seeds_low": by_seed[:, 0].min(), "seeds_high": by_seed[:, 0].max()}
+
+
+def _tested(drawn: Bootstrap, weights: Sequence[float], at: Sequence[np.ndarray], level: float) -> dict:
+    """What `contrast` returns, for terms that are given by the positions of their units."""
+    from scipy import stats
+
+    by_seed, counts = _by_seed(drawn, at)
+    by_seed = np.tensordot(weights, by_seed, axes=1)
+    if not counts["n_seeds"]:
+        return counts
+    effect = by_seed[:, 0].mean()
+    error, freedom = _error(by_seed, counts["n_patients"])
+    reach = error * stats.t.ppf((1 + level) / 2, freedom)
+    low, high = effect - reach, effect + reach
+    if not set(drawn.units["metric"].iloc[np.concatenate(at)]) & set(UNBOUNDED):
+        low = max(low, sum(min(weight, 0) for weight in weights))
+        high = min(high, sum(max(weight, 0) for weight in weights))
+    p = 2 * stats.t.sf(abs(effect) / error, freedom) if error > 0 else float(effect == 0)
+    return {"effect": effect, "low": low, "high": high, "p": p} | _ends(by_seed) | counts
+
+
+def _error(by_seed: np.ndarray, n_patients: int) -> tuple[float, float]:
+    """Standard error and degrees of freedom of the mean over seeds; see `contrast`.
+
+    by_seed: (S, 1 + R), column 0 as measured, the others with the patients drawn anew.
+    """
+    again = by_seed[:, 1:][:, np.isfinite(by_seed[:, 1:]).all(axis=0)]
+    if not again.shape[1]:
+        return np.nan, np.nan
+    S, n = len(by_seed), max(n_patients, 2)
+    patients = again.mean(axis=0).var() * n / (n - 1)  # a sample's own variance is too small by this
+    if S == 1:
+        return np.sqrt(patients), n - 1
+    seeds = by_seed[:, 0].var(ddof=1) / S
+    both = max(again.var(axis=1).mean() * n / (n - 1) - patients, 0) / (S - 1)
+    variance = max(seeds - both, 0) + max(patients - both, 0) + both
+    if variance == 0:
+        return 0.0, S - 1
+    return np.sqrt(variance), variance**2 / (seeds**2 / (S - 1) + patients**2 / (n - 1))
+
+
+def _seeds_drawn(by_seed: np.ndarray, seed: int) -> np.ndarray:
+    """The mean over seeds (1 + R,): as measured, then again and again with patients and seeds drawn.
+
+    Of S seeds S - 1 are drawn; a single seed is taken as it is.
+    """
+    S = len(by_seed)
+    times = _multiplicities(S, max(S - 1, 1), by_seed.shape[1] - 1, np.random.default_rng([seed, 0]))
+    return (times * by_seed.T).sum(axis=1) / times.sum(axis=1)
+
+
+def _wider(by_seed: np.ndarray, again: np.ndarray, n_patients: int, level: float) -> float:
+    """How much wider than the spread of `again` an interval must be to be as wide as that of `contrast`."""
+    from scipy import stats
+
+    spread = np.nanstd(again)
+    if len(by_seed) == 1 or not spread > 0:
+        return 1.0
+    error, freedom = _error(by_seed, n_patients)
+    return error * stats.t.ppf((1 + level) / 2, freedom) / (spread * stats.norm.ppf((1 + level) / 2))
+
+
+def _percentiles(again: np.ndarray, level: float, method: str = "linear") -> tuple[float, float]:
+    """The ends of the interval that holds the share `level` of what was drawn: all columns of `again` but the first."""
+    found = again[1:][~np.isnan(again[1:])]
+    return tuple(np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method=method)) if len(found) else (np.nan,) * 2
+
+
+# -------------------- many comparisons at a glance
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of initialisations, 1 is best, and how far apart two must be to differ (`critical_difference`).
+
+    mean: by initialisation, best first. blocks: how many rankings were averaged. p: of Friedman's test that all are
+    alike. alike: groups of neighbours in rank that do not differ, as lists of names.
+    """
+
+    mean: pd.Series
+    critical_difference: float
+    p: float
+    blocks: int
+    alike: list[list[str]]
+
+
+def critical_difference(
+    drawn: Bootstrap,
+    metrics: Mapping[str, str] = MAIN_METRIC,
+    blocks: Sequence[str] = (*SETTING, "task", "seed", "fold"),
+    level: float = 0.95,
+) -> Ranks:
+    """Rank the initialisations in every block: Friedman's test, then Nemenyi's (Demsar, JMLR 2006).
+
+    A block is one setting, task, seed and fold; its score is the mean over label fractions and draws. Blocks that lack
+    an initialisation are left out. Ranks use the order of the scores only, and the blocks of one dataset share their
+    patients: the figure is a summary of many comparisons, and the intervals of `differences` are the evidence.
+
+    metrics: which metric stands for each task. Raises ValueError for fewer than three initialisations or two blocks.
+    """
+    from scipy import stats
+
+    units = drawn.units
+    shown = (units["metric"] == units["task"].map(metrics)) & (units["stratum"] == "")
+    better = np.where(units["metric"].isin(LOWER_IS_BETTER), -1, 1)
+    scores = units.assign(score=better * drawn.scores[:, 0])[shown]
+    scores = scores.pivot_table("score", list(blocks), "initialisation").dropna()
+    n, k = scores.shape
+    if k < 3 or n < 2:
+        raise ValueError(
+            f"a critical difference needs three initialisations and two blocks that hold all of them, not {k} and {n}"
+        )
+    mean = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    apart = stats.studentized_range.ppf(level, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
+    p = stats.friedmanchisquare(*scores.to_numpy().T).pvalue
+    reach = [np.flatnonzero(mean.to_numpy() - start <= apart)[-1] for start in mean]
+    alike = [
+        mean.index[i : end + 1].tolist()
+        for i, end in enumerate(reach)
+        if end > i and (i == 0 or end > reach[i - 1])  # not a part of the group before
+    ]
+    return Ranks(mean, float(apart), float(p), n, alike)
+
+
+# -------------------- how many labels pretraining is worth
+
+
+def labels_worth(
+    drawn: Bootstrap, to: str = "none", level: float = 0.95, metrics: Mapping[str, str] = MAIN_METRIC
+) -> pd.DataFrame:
+    """The label fraction at which the initialisation `to` reaches what another one reaches with fewer labels.
+
+    The curve of `to` is made to rise (isotonic regression of its mean over seeds) and is read between its label
+    fractions on a logarithmic scale. It is never continued: what it does not reach is worth inf, what it exceeds with
+    the fewest labels is worth no more than that fraction. The interval holds the percentiles of the curves of drawn
+    patients and drawn seeds, whose distance from the measured curves is stretched as in `intervals`.
+
+    Columns: those of `QUESTION`, then to, worth, low, high (label fractions), said (the three in words), n_seeds,
+    n_patients. A curve of `to` needs two label fractions.
+    """
+    from scipy.optimize import isotonic_regression
+
+    curves = {}
+    for key, at in _groups(drawn.units, strata=False):
+        of = dict(zip(QUESTION, key, strict=True))
+        if metrics.get(of["task"]) == of["metric"]:
+            fraction = of.pop("label_fraction")
+            curves.setdefault(tuple(of.items()), {})[fraction] = at
+    rows = []
+    for key, mine in curves.items():
+        of = dict(key)
+        scratch = curves.get(tuple((of | {"initialisation": to}).items()), {})
+        if of["initialisation"] == to or len(scratch) < 2:
+            continue
+        scores, counts = _by_seed(drawn, [*mine.values(), *scratch.values()])
+        if not counts["n_seeds"]:
+            continue
+        apart = scores[: len(mine)].mean(axis=0) - scores[len(mine) :].mean(axis=0)
+        wider = _wider(apart, _seeds_drawn(apart, drawn.seed), counts["n_patients"], level)
+        again = np.stack([_seeds_drawn(by_seed, drawn.seed) for by_seed in scores])  # (label fractions of both, 1 + R)
+        again = again[:, :1] + wider * (again - again[:, :1])
+        again *= -1 if of["metric"] in LOWER_IS_BETTER else 1
+        again = again[:, np.isfinite(again).all(axis=0)]
+        rising = np.apply_along_axis(lambda curve: isotonic_regression(curve).x, 0, again[len(mine) :])
+        for fraction, score in zip(mine, again, strict=False):
+            worth = _reached(score, rising, np.array(list(scratch)))
+            ends = _percentiles(worth, level, "inverted_cdf")  # of values that may be infinite there is no mean
+            worths = dict(zip(("worth", "low", "high"), (worth[0], *ends), strict=True))
+            said = "{} [{}, {}]".format(*(_in_labels(value, min(scratch), max(scratch)) for value in worths.values()))
+            rows.append(of | {"label_fraction": fraction, "to": to, "said": said} | worths | counts)
+    return pd.DataFrame(rows, columns=[*QUESTION, "to", "worth", "low", "high", "said", "n_seeds", "n_patients"])
+
+
+def _reached(score: np.ndarray, rising: np.ndarray, fractions: np.ndarray) -> np.ndarray:
+    """Where each of the rising curves (F, R) over label fractions (F,) reaches its score (R,); inf where nowhere."""
+    after = (rising < score).sum(axis=0)  # the first label fraction that is good enough
+    within = (after > 0) & (after < len(fractions))
+    i, at = after[within], np.flatnonzero(within)
+    below, above, x = rising[i - 1, at], rising[i, at], np.log(fractions)
+    found = np.where(after == 0, fractions[0], np.inf)
+    found[within] = np.exp(x[i - 1] + (score[at] - below) / (above - below) * (x[i] - x[i - 1]))
+    return found
+
+
+def _in_labels(worth: float, fewest: float, most: float) -> str:
+    """A label fraction that was read from a curve, in words; the curve reaches from the fewest labels to the most."""
+    if np.isinf(worth):
+        return f"more than {percent(most)}"
+    return f"at most {percent(fewest)}" if worth <= fewest else percent(float(f"{worth:.2g}"))
