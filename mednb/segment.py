@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,18 @@ import pandas as pd
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from mednb import embed, encoders, supervise, unet, views
-from mednb.datasets import Images
+from mednb.datasets import Images, splits
+from mednb.datasets.outlines import outlines
 
 INITIALISE = ("encoder", "encoder-decoder")
+RATES = (5e-4, 2e-3)
+LENGTHS = (0.5, 1.0)  # shares of the steps
+SIDE_BY_SIDE = 4  # images in one Dice
+METRICS = ("dice", "iou", "hd95", "found", "false_alarms")
 
 
 def build(path: str | Path, seed: int = 0, initialise: str = "encoder") -> nn.Module:
@@ -38,13 +44,21 @@ def build(path: str | Path, seed: int = 0, initialise: str = "encoder") -> nn.Mo
 
 
 def loss(answer: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss plus cross-entropy of logits (N, 1, H, W) against masks (N, H, W) bool."""
+    """Dice loss plus cross-entropy of logits (N, 1, H, W) against masks (N, H, W) bool.
+
+    Dice is taken of four images at a time, concatenated to one, with lesions of like size beside each other. In one
+    Dice of the whole batch a small lesion vanishes beside large ones (Kofler et al., blob loss, 2023); alone, a view
+    that has lost its lesion would have no Dice at all.
+    """
     answer, truth = answer.float(), masks[:, None].float()
-    return smp.losses.DiceLoss(mode="binary")(answer, truth) + F.binary_cross_entropy_with_logits(answer, truth)
+    by_size = truth.sum((1, 2, 3)).argsort().split(SIDE_BY_SIDE)
+    dice = smp.losses.DiceLoss(mode="binary")
+    overlaps = [dice(answer[rows], truth[rows]) for rows in by_size]
+    return torch.stack(overlaps).mean() + F.binary_cross_entropy_with_logits(answer, truth)
 
 
 def overlap(prediction: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
-    """Dice and IoU of each image, columns `dice` and `iou`, for bool arrays (N, H, W)."""
+    """Dice and IoU of each image, columns `dice` and `iou`, for bool arrays (N, H, W); 1 where both are empty."""
     counts = smp.metrics.get_stats(
         torch.from_numpy(prediction[:, None].astype(np.int64)),
         torch.from_numpy(masks[:, None].astype(np.int64)),
@@ -54,9 +68,82 @@ def overlap(prediction: np.ndarray, masks: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({name: score[:, 0].double().numpy() for name, score in scores.items()})
 
 
-def predict(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    """Masks (N, H, W) bool of images (N, H, W) uint8: where the network's probability exceeds one half."""
-    return embed.extract(network, pixels)[:, 0] > 0
+def hausdorff95(prediction: np.ndarray, mask: np.ndarray) -> float:
+    """How far two outlines (H, W) bool are apart, in pixels: 95 % of either lie nearer to the other one.
+
+    The larger of the two directed percentiles (Huttenlocher et al. 1993; Maier-Hein et al., Metrics Reloaded, 2024). 0
+    when both are empty; the picture's diagonal when one is, so that saying nothing never helps.
+    """
+    if not (prediction.any() and mask.any()):
+        return 0.0 if prediction.any() == mask.any() else float(np.hypot(*mask.shape))
+    both = ndimage.find_objects((prediction | mask).astype(np.uint8))[0]
+    edges = [each[both] & ~ndimage.binary_erosion(each[both]) for each in (prediction, mask)]
+    away = [ndimage.distance_transform_edt(~edge) for edge in edges]
+    return float(max(np.percentile(away[1][edges[0]], 95), np.percentile(away[0][edges[1]], 95)))
+
+
+def detection(prediction: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
+    """The share of a picture's lesions that are found, and how many predicted regions touch no lesion.
+
+    prediction, mask: (H, W) bool. A lesion, and a region, is what hangs together, corners included; it is found when
+    any of its pixels is predicted. NaN where there is no lesion.
+    """
+    corners = np.ones((3, 3))
+    (lesions, n), (regions, m) = (ndimage.label(each, corners) for each in (mask, prediction))
+    found = np.count_nonzero(np.unique(lesions[prediction])) / n if n else np.nan
+    return found, m - np.count_nonzero(np.unique(regions[mask]))
+
+
+def fit(
+    path: str | Path,
+    train: Images,
+    val: Images,
+    tried: Iterable[Mapping] | None = None,
+    seed: int = 0,
+    initialise: str = "encoder",
+) -> tuple[nn.Module, dict]:
+    """A trained U-Net, and what was chosen for it on val: the best round and the best values of `supervise.grid`.
+
+    path, initialise: as in `build`. Raises ValueError unless train and val are of these splits (`assert_apart`).
+    """
+    splits.assert_apart(train.table, val.table)
+
+    def score(network: nn.Module) -> float:
+        return overlap(logits(network, val.pixels) > 0, val.masks)["dice"].mean()
+
+    tried = supervise.grid(RATES, 300, LENGTHS) if tried is None else tried
+    how = {"batch_size": 16, "seed": seed, "views": views.labelled(train.table)}
+    learning = (train.pixels, train.masks, loss, score)
+    return supervise.choose(tried, lambda: build(path, seed, initialise), *learning, **how)
+
+
+def logits(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
+    """(N, H, W) float for images (N, H, W) uint8: above 0 where a lesion is more likely than not."""
+    return embed.extract(network, pixels)[:, 0]
+
+
+def measure(answers: np.ndarray, images: Images, truth: Sequence[np.ndarray]) -> pd.DataFrame:
+    """Columns `METRICS` for each image, its answer brought to the size of its outline, and so the picture's own.
+
+    answers: logits (N, H, W). truth: N masks, (height, width) bool each, see `outlines`. `hd95`
+    is in pixels of the picture in its file; where the outline is not, by how much its area has shrunk.
+    """
+    rows = []
+    for answer, outline, scale in zip(answers, truth, pixel_sides(images, truth), strict=True):
+        whole = F.interpolate(torch.from_numpy(answer)[None, None], outline.shape, mode="bilinear")[0, 0].numpy() > 0
+        found, false_alarms = detection(whole, outline)
+        both = overlap(whole[None], outline[None]).iloc[0]
+        hd95 = hausdorff95(whole, outline) * scale
+        rows.append([both["dice"], both["iou"], hd95, found, false_alarms])
+    return pd.DataFrame(rows, columns=list(METRICS))
+
+
+def pixel_sides(images: Images, truth: Sequence[np.ndarray]) -> np.ndarray:
+    """(N,): how many pixels of the picture in its file one pixel of the outline is wide."""
+    area = images.strata()["lesion_area"].to_numpy()
+    shown = np.array([np.count_nonzero(outline) for outline in truth])
+    known = np.isfinite(area) & (area > 0) & (shown > 0)
+    return np.sqrt(np.divide(area, shown, out=np.ones(len(area)), where=known))
 
 
 def label_efficiency(
@@ -66,38 +153,45 @@ def label_efficiency(
     seed: int = 0,
     steps: int = 300,
     initialise: str = "encoder",
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
+    draws: int = 1,
+    rates: Iterable[float] = RATES,
+    lengths: Iterable[float] = LENGTHS,
+    root: str | Path | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame, list[dict], dict[str, np.ndarray]]:
     """How well lesions are outlined with ever more masks, for the encoder saved at `path`; see `build`.
 
-    Only images with a lesion take part. Returns scores (task, label_fraction, split, metric, value, n_patients,
-    n_images) on val and test, the cases of test (image_id, patient, label, area, dice, iou, label_fraction, seed; area
-    is the lesion's share of the image), and examples with all masks used: image_id (M,), image (M, H, W), mask and
-    prediction (M, H, W) bool. Raises ValueError when the images have no masks.
+    Only images with a lesion take part. Learning rate and length are chosen on val once, with the largest fraction,
+    and kept. What is measured is measured in the size of the files, which lie below `root` (see `outlines`).
+
+    Returns scores (task, label_fraction, draw, stratum, split, metric, value, n_patients, n_images) on val and test;
+    the cases of test (image_id, patient, label, what `Images.strata` gives, area, label_fraction, draw, seed and
+    `METRICS`; area is the lesion's share of the image); what was chosen for each label_fraction and draw; and examples
+    with all masks used: image_id (M,), image (M, H, W), mask and prediction (M, H, W) bool. Raises ValueError when the
+    images have no masks.
     """
     if images.masks is None:
         raise ValueError(f"{images.name} has no masks: choose a dataset that has, for segmentation")
     images = images.take(np.flatnonzero(images.masks.any(axis=(1, 2))))
-    train, val, test = (images.where(split=split) for split in ("train", "val", "test"))
-
-    def score(of: nn.Module) -> float:
-        return overlap(predict(of, val.pixels), val.masks)["dice"].mean()
-
-    scores, cases = [], []
-    for fraction in sorted(fractions):
-        few = train.few(fraction, seed)
-        start = build(path, seed, initialise)
-        how = {"steps": steps, "batch_size": 16, "seed": seed, "views": views.labelled(few.table)}
-        fitted = supervise.fit(start, few.pixels, few.masks, loss, score, **how)
-        for split, part in (("val", val), ("test", test)):
-            prediction = predict(fitted, part.pixels)
-            each = overlap(prediction, part.masks)
-            about = {"task": "segment", "label_fraction": fraction, "split": split}
-            about |= {"n_patients": part.table["patient"].nunique(), "n_images": len(part)}
+    parts = {split: images.where(split=split) for split in splits.NAMES}
+    train, val, test = parts.values()
+    full = {split: outlines(parts[split], root) for split in ("val", "test")}
+    tried, scores, cases, chosen, predicted = supervise.grid(rates, steps, lengths), [], [], [], None
+    tested = pd.concat([test.table[["image_id", "patient", "label"]], test.strata()], axis=1)
+    tested = tested.assign(area=test.masks.mean(axis=(1, 2)), seed=seed)
+    for fraction, draw in supervise.few_labels(fractions, draws):
+        network, values = fit(path, train.few(fraction, seed, draw), val, tried, seed, initialise)
+        tried = [{name: values[name] for name in ("lr", "steps")}]
+        asked = {"label_fraction": fraction, "draw": draw}
+        chosen.append({"task": "segment", **asked, **values})
+        answers = {split: logits(network, parts[split].pixels) for split in full}
+        predicted = answers["test"] > 0 if predicted is None else predicted
+        for split, answer in answers.items():
+            each = measure(answer, parts[split], full[split])
+            about = {"task": "segment", **asked, "stratum": "", "split": split}
+            about |= {"n_patients": parts[split].table["patient"].nunique(), "n_images": len(each)}
             scores += [{**about, "metric": name, "value": each[name].mean()} for name in each]
-        area = test.masks.mean(axis=(1, 2))
-        about = test.table[["image_id", "patient", "label"]].assign(area=area, label_fraction=fraction, seed=seed)
-        cases.append(pd.concat([about, each], axis=1))
+        cases.append(pd.concat([tested.assign(**asked), each], axis=1))
     shown = np.unique(np.linspace(0, len(test) - 1, 6).astype(int))
     examples = {"image_id": test.table["image_id"].to_numpy(str)[shown], "image": test.pixels[shown]}
-    examples |= {"mask": test.masks[shown], "prediction": prediction[shown]}
-    return pd.DataFrame(scores), pd.concat(cases, ignore_index=True), examples
+    examples |= {"mask": test.masks[shown], "prediction": predicted[shown]}
+    return pd.DataFrame(scores), pd.concat(cases, ignore_index=True), chosen, examples

@@ -1,12 +1,25 @@
-"""Probes choose on val, answer with probabilities, and never learn from test."""
+"""Probes choose on val, answer with probabilities, and cannot be given test to choose on."""
+
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
 
-from mednb import classify
-from mednb.datasets import load
+from mednb import classify, embed, encoders, supervise
+from mednb.datasets import load, splits
+
+CLASSES = ["a", "b", "c"]
+PROBES = [classify.knn, classify.linear]
+
+
+def embeddings(split, h, labels):
+    """A frame as `embed.frame` makes it: every image is a patient of its own."""
+    ids = [f"{split}-{i}" for i in range(len(labels))]
+    names = np.array(CLASSES)[labels]
+    return embed.frame(pd.DataFrame({"image_id": ids, "patient": ids, "split": split, "label": names}), h)
 
 
 @pytest.fixture
@@ -14,7 +27,8 @@ def three_groups():
     """Embeddings of three well separated classes in each split."""
     rng = np.random.default_rng(0)
     y = {split: np.arange(n) % 3 for split, n in (("train", 30), ("val", 21), ("test", 24))}
-    return {split: (np.eye(3)[labels] * 4 + rng.normal(size=(len(labels), 3)) * 0.3) for split, labels in y.items()}, y
+    h = {split: np.eye(3)[labels] * 4 + rng.normal(size=(len(labels), 3)) * 0.3 for split, labels in y.items()}
+    return {split: embeddings(split, h[split], y[split]) for split in y}
 
 
 def test_auroc_is_scikit_learns_macro_average():
@@ -26,50 +40,80 @@ def test_auroc_is_scikit_learns_macro_average():
     assert classify.auroc(labels, p) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("probe", [classify.knn, classify.linear])
+@pytest.mark.parametrize("probe", PROBES)
 def test_a_probe_separates_what_is_separable(probe, three_groups):
-    h, y = three_groups
-    answers = probe(h, y, 3)
-    assert set(answers) == {"val", "test"}
-    for split, p in answers.items():
+    classifier = probe(three_groups["train"], three_groups["val"], CLASSES)
+    for split in ("val", "test"):
+        p = classifier(three_groups[split])
         np.testing.assert_allclose(p.sum(1), 1)
-        assert (p.argmax(1) == y[split]).all()
+        assert (np.array(CLASSES)[p.argmax(1)] == three_groups[split]["label"]).all()
+    assert classifier.chosen["score"] == 1
 
 
-@pytest.mark.parametrize("probe", [classify.knn, classify.linear])
-def test_the_labels_of_test_change_nothing(probe, three_groups):
-    h, y = three_groups
-    shuffled = {**y, "test": y["test"][::-1]}
-    np.testing.assert_array_equal(probe(h, y, 3)["test"], probe(h, shuffled, 3)["test"])
-
-
-@pytest.mark.parametrize("probe", [classify.knn, classify.linear])
+@pytest.mark.parametrize("probe", PROBES)
 def test_a_class_without_labels_is_never_the_answer(probe, three_groups):
-    h, y = three_groups
-    few = y["train"] != 1
-    answers = probe({**h, "train": h["train"][few]}, {**y, "train": y["train"][few]}, 3)
-    assert (answers["test"][:, 1] == 0).all()
+    train = three_groups["train"]
+    classifier = probe(train[train["label"] != "b"], three_groups["val"], CLASSES)
+    assert (classifier(three_groups["test"])[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_one_class_alone_is_refused(probe, three_groups):
+    train = three_groups["train"]
+    with pytest.raises(ValueError, match="the labelled images are all b: a classifier needs two classes"):
+        probe(train[train["label"] == "b"], three_groups["val"], CLASSES)
 
 
 def test_the_linear_probe_chooses_its_penalty_on_val(three_groups, monkeypatch):
-    h, y = three_groups
     asked = []
-    monkeypatch.setattr(classify, "auroc", lambda labels, p: asked.append(labels) or -len(asked))
-    classify.linear(h, y, 3)
+    monkeypatch.setattr(classify, "auroc", lambda labels, p: asked.append(labels) or -abs(len(asked) - 3))
+    classifier = classify.linear(three_groups["train"], three_groups["val"], CLASSES)
     assert len(asked) == len(classify.PENALTIES)
-    assert all((labels == y["val"]).all() and len(labels) == len(y["val"]) for labels in asked)
+    assert all(np.array_equal(labels, np.arange(21) % 3) for labels in asked)
+    assert classifier.chosen == {"C": classify.PENALTIES[2], "score": 0}
 
 
 def test_the_penalty_does_not_depend_on_the_scale_of_the_embedding(three_groups):
-    h, y = three_groups
-    scaled = {split: x * 1000 + 5 for split, x in h.items()}
-    np.testing.assert_allclose(classify.linear(h, y, 3)["test"], classify.linear(scaled, y, 3)["test"], atol=1e-4)
+    scaled = {}
+    for split, frame in three_groups.items():
+        scaled[split] = embed.frame(frame.drop(columns=["h000", "h001", "h002"]), embed.vectors(frame) * 1000 + 5)
+    a, b = (classify.linear(each["train"], each["val"], CLASSES)(each["test"]) for each in (three_groups, scaled))
+    np.testing.assert_allclose(a, b, atol=1e-4)
 
 
 def test_nearest_neighbours_vote_by_similarity():
-    h = {"train": np.array([[1, 0], [0, 1.0]]), "val": np.array([[1, 0.1], [0.1, 1]]), "test": np.array([[1.0, 0.2]])}
-    y = {"train": np.array([0, 1]), "val": np.array([0, 1]), "test": np.array([0])}
-    assert classify.knn(h, y, 2)["test"].argmax() == 0
+    train = embeddings("train", np.array([[1, 0], [0, 1.0]]), np.array([0, 1]))
+    val = embeddings("val", np.array([[1, 0.1], [0.1, 1]]), np.array([0, 1]))
+    test = embeddings("test", np.array([[1.0, 0.2]]), np.array([0]))
+    assert classify.knn(train, val, CLASSES)(test).argmax() == 0
+
+
+# -------------------- wrong use
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_probe_that_would_choose_on_test_stops(probe, three_groups):
+    with pytest.raises(ValueError, match=r"must be chosen on val, but 24 of the 24 images .* test-0 is of test"):
+        probe(three_groups["train"], three_groups["test"], CLASSES)
+    with pytest.raises(ValueError, match=r"must learn from train, but 24 of the 54 images .* test-0 is of test"):
+        probe(pd.concat([three_groups["train"], three_groups["test"]]), three_groups["val"], CLASSES)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize("column, what", [("patient", "Patients"), ("group", "Groups of near-duplicates")])
+def test_a_probe_that_would_choose_on_those_it_learnt_from_stops(probe, three_groups, column, what):
+    train, val = (three_groups[split].assign(group=three_groups[split]["patient"]) for split in ("train", "val"))
+    val.loc[5, column] = train[column][2]
+    with pytest.raises(ValueError, match=rf"{what} on both sides of a split: train-2 \(train and val\)"):
+        probe(train, val, CLASSES)
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_test_images_that_were_called_val_are_found_when_test_is_answered(probe, three_groups):
+    cheating = pd.concat([three_groups["val"], three_groups["test"][:3].assign(split="val")], ignore_index=True)
+    classifier = probe(three_groups["train"], cheating, CLASSES)
+    with pytest.raises(ValueError, match=r"Patients on both sides of a split: test-0 \(val and test\)"):
+        classifier(three_groups["test"])
 
 
 @pytest.fixture(scope="module")
@@ -77,32 +121,76 @@ def images():
     return load("phantoms", size=32, limit=80)
 
 
+def test_fine_tuning_that_would_choose_on_test_stops_before_it_begins(images, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(supervise, "fit", lambda *_, **__: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match=r"must be chosen on val, but .* is of test"):
+        classify.finetune(tiny_encoder, images.where(split="train"), images.where(split="test"))
+
+
+# -------------------- all together
+
+
 @pytest.fixture
 def found(images, tiny_encoder):
-    return classify.label_efficiency(images, tiny_encoder, fractions=[0.3, 1.0], seed=1, steps=10)
+    return classify.label_efficiency(images, tiny_encoder, fractions=[0.3, 1.0], seed=1, steps=10, draws=2)
 
 
-def test_every_task_fraction_split_and_metric_has_one_score(found):
-    scores, _ = found
-    assert not scores.duplicated(["task", "label_fraction", "split", "metric"]).any()
-    assert len(scores) == 3 * 2 * 2 * 2
-    assert scores["value"].between(0, 1).all()
+def test_every_task_fraction_draw_split_and_metric_has_one_score(found):
+    scores, _, _ = found
+    assert not scores.duplicated(["task", "label_fraction", "draw", "split", "metric"]).any()
+    assert len(scores) == 3 * (2 + 1) * 2 * len(classify.metrics.CLASSIFICATION)  # all labels are drawn once
+    assert scores["value"].dropna().between(0, 1).all()
 
 
 def test_scores_are_those_of_the_predictions(images, found):
-    scores, predictions = found
-    on_test = scores.query("split == 'test' and metric == 'auroc'").set_index(["task", "label_fraction"])["value"]
-    for asked, p in predictions.groupby(["task", "label_fraction"]):
+    scores, predictions, _ = found
+    asked = ["task", "label_fraction", "draw"]
+    on_test = scores.query("split == 'test' and metric == 'auroc'").set_index(asked)["value"]
+    for key, p in predictions.groupby(asked):
         expected = classify.auroc(p["label"].to_numpy(), p[["p0", "p1", "p2"]].to_numpy())
-        assert on_test[asked] == pytest.approx(expected)
+        assert on_test[key] == pytest.approx(expected)
         assert set(p["image_id"]) == set(images.where(split="test").table["image_id"])
+    assert predictions["source"].eq("phantoms").all()
+    lesion = predictions["image_id"].map(images.table.set_index("image_id")["lesion_area"]) * 32**2
+    np.testing.assert_allclose(predictions["lesion_area"], lesion)
+
+
+def test_draws_differ_and_are_the_same_for_every_encoder(images, monkeypatch):
+    drawn = []
+
+    def probe(train, val, classes):
+        drawn.append(tuple(train["image_id"]))
+        return classify.Classifier(lambda of: np.full((len(of), 3), 1 / 3), {}, splits.known(train))
+
+    monkeypatch.setattr(classify, "knn", probe)
+    for seed in (0, 1):
+        encoder = encoders.build(seed=seed)
+        classify.label_efficiency(images, encoder, ["knn"], [0.3], seed=5, draws=3)
+    assert drawn[:3] == drawn[3:]
+    assert len(set(drawn)) == 3
+
+
+def test_the_learning_rate_is_chosen_once_with_the_most_labels(images, tiny_encoder, monkeypatch):
+    tried = []
+
+    def fit(network, pixels, *_, lr, steps, **__):
+        tried.append((len(pixels), lr, steps))
+        return network, {0.1: 0.4, 0.2: 0.8}[lr] - steps / 1000
+
+    monkeypatch.setattr(supervise, "fit", fit)
+    how = {"tasks": ["finetune"], "fractions": [0.3, 1.0], "steps": 20, "rates": [0.1, 0.2], "lengths": [0.5, 1]}
+    _, _, chosen = classify.label_efficiency(images, tiny_encoder, **how)
+    most = len(images.where(split="train"))
+    assert tried[:4] == [(most, lr, steps) for lr in (0.1, 0.2) for steps in (10, 20)]
+    assert [each[1:] for each in tried[4:]] == [(0.2, 10)]
+    assert tried[4][0] < most
+    assert [(each["lr"], each["steps"]) for each in chosen] == [(0.2, 10)] * 2
 
 
 def test_fine_tuning_leaves_the_encoder_as_it_was(images, tiny_encoder):
     before = {name: value.clone() for name, value in tiny_encoder.state_dict().items()}
-    parts = {split: images.where(split=split) for split in classify.SPLITS}
-    pixels, y = ({split: getattr(part, what) for split, part in parts.items()} for what in ("pixels", "labels"))
-    p = classify.finetune(tiny_encoder, pixels, y, 3, steps=10)["test"]
+    train, val, test = (images.where(split=split) for split in splits.NAMES)
+    p = classify.finetune(tiny_encoder, train, val, supervise.grid([1e-3], 10))(test)
     np.testing.assert_allclose(p.sum(1), 1, atol=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in tiny_encoder.state_dict().items())
 
@@ -110,3 +198,45 @@ def test_fine_tuning_leaves_the_encoder_as_it_was(images, tiny_encoder):
 def test_an_unknown_task_is_refused_with_the_choices(images, tiny_encoder):
     with pytest.raises(ValueError, match="tasks: lineal is unknown; choose among knn, linear, finetune"):
         classify.label_efficiency(images, tiny_encoder, tasks=["lineal"])
+
+
+# -------------------- what a leak is worth
+
+
+def test_a_leak_shows_where_images_come_twice_and_not_where_all_are_strangers(images):
+    class Noise(torch.nn.Module):
+        """An embedding that knows the image and nothing of its class."""
+
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.mix = torch.nn.Linear(32 * 32, 64)
+
+        def forward(self, x):
+            return torch.frac(1e4 * self.mix(x.flatten(1)).detach())
+
+    strangers = images.take(images.table.drop_duplicates("patient").index)
+    strangers = replace(strangers, table=strangers.table.assign(group=strangers.table["patient"]))
+    twice = strangers.take(np.repeat(np.arange(len(strangers)), 2))
+    ids = twice.table["image_id"] + np.tile([" once", " twice"], len(strangers))
+    twice = replace(twice, table=twice.table.assign(image_id=ids))
+    of_strangers, of_pairs = (
+        classify.leak(each, Noise()).set_index("split")[["auroc", "low", "high"]] for each in (strangers, twice)
+    )
+    assert of_strangers.loc["shuffled - together", "low"] <= 0 <= of_strangers.loc["shuffled - together", "high"]
+    assert of_pairs.loc["shuffled - together", "low"] > 0.1
+    assert of_pairs.loc["kept together", "low"] < 0.5 < of_pairs.loc["kept together", "high"]
+    change = of_pairs["auroc"]["shuffled"] - of_pairs["auroc"]["kept together"]
+    assert of_pairs["auroc"]["shuffled - together"] == pytest.approx(change)
+
+
+def test_there_is_no_leak_to_tell_of_without_two_classes(images):
+    benign = images.where(label="benign")
+    assert classify.leak(benign).empty
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_shuffling_busi_gives_skill_that_nobody_has(data_root):
+    found = classify.leak(load("busi", data_root, size=64)).set_index("split")
+    assert found.loc["shuffled - together", "low"] > 0

@@ -276,6 +276,28 @@ def test_other_seeds_take_other_patients():
     assert set(splits.few(table, 0.1, 0)) != set(splits.few(table, 0.1, 1))
 
 
+def test_draws_of_one_seed_differ_and_the_first_one_is_the_seeds_own():
+    table = people()
+    first, second, third = (set(splits.few(table, 0.1, 0, draw)) for draw in (0, 1, 2))
+    assert first == set(splits.few(table, 0.1, 0))
+    assert len({frozenset(each) for each in (first, second, third)}) == 3
+    assert second <= set(splits.few(table, 0.5, 0, 1))
+
+
+def test_a_model_may_learn_from_train_and_be_chosen_on_val_only():
+    table = people()
+    table = table.assign(split=splits.split(table), image_id=[f"image-{i}" for i in range(len(table))])
+    train, val, test = (table[table["split"] == split] for split in splits.NAMES)
+    splits.assert_apart(train, val)
+    with pytest.raises(ValueError, match=f"chosen on val, but {len(test)} of the {len(test)} .* is of test"):
+        splits.assert_apart(train, test)
+    with pytest.raises(ValueError, match=f"learn from train, but {len(val)} of the {len(val)} .* is of val"):
+        splits.assert_apart(val, val)
+    both = val.assign(patient=train["patient"].iloc[0])
+    with pytest.raises(ValueError, match=r"Patients on both sides of a split: .* \(train and val\)"):
+        splits.assert_apart(train, both)
+
+
 def test_a_patient_of_two_labels_counts_as_the_more_frequent_one():
     table = pd.DataFrame({"patient": ["p"] * 3 + ["q", "r"], "label": ["b", "a", "a", "b", "a"]})
     order = splits.shares(table, 0, ["label"]).set_index("patient")

@@ -36,8 +36,8 @@ def accuracy(pixels, labels):
 def test_a_network_learns_what_separates_the_classes(bright_and_dark):
     pixels, labels = bright_and_dark
     score = accuracy(pixels, labels)
-    network = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=100, batch_size=8, lr=0.1)
-    assert score(network) == 1
+    network, best = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=100, batch_size=8, lr=0.1)
+    assert score(network) == best == 1
     assert not network.training
 
 
@@ -49,8 +49,9 @@ def test_the_best_round_is_kept_not_the_last(bright_and_dark):
         seen.append({name: value.clone() for name, value in network.state_dict().items()})
         return next(scores)
 
-    network = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=8, batch_size=4, rounds=4)
+    network, best = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=8, batch_size=4, rounds=4)
     assert len(seen) == 4
+    assert best == 0.9
     assert all(torch.equal(value, seen[1][name]) for name, value in network.state_dict().items())
     assert not torch.equal(seen[1]["line.weight"], seen[3]["line.weight"])
 
@@ -92,8 +93,86 @@ def test_masks_follow_their_images():
 def test_the_same_seed_trains_the_same_network(bright_and_dark):
     pixels, labels = bright_and_dark
     score = accuracy(pixels, labels)
-    a, b = (supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=10, seed=3).line.weight for _ in "ab")
+    a, b = (
+        supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, steps=10, seed=3)[0].line.weight for _ in "ab"
+    )
     assert torch.equal(a, b)
+
+
+def test_training_stops_when_nothing_gets_better(bright_and_dark):
+    pixels, labels = bright_and_dark
+    asked, scores = [], iter([0.5, 0.6, 0.6, 0.5, 0.9])
+
+    def score(network):
+        asked.append(network)
+        return next(scores)
+
+    how = {"steps": 20, "batch_size": 4, "rounds": 10, "patience": 2}
+    _, best = supervise.fit(Mean(), pixels, labels, F.cross_entropy, score, **how)
+    assert len(asked) == 4
+    assert best == 0.6
+
+
+class Pretrained(nn.Sequential):
+    """An encoder with batch norm, and a head."""
+
+    def __init__(self):
+        torch.manual_seed(0)
+        encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(encoder, nn.Linear(4, 2))
+
+
+def states(steps, **how):
+    """The network after each of as many steps, and as it began."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 8, 8)).astype(np.uint8)
+    seen = []
+
+    def score(network):
+        seen.append({name: value.clone() for name, value in network.state_dict().items()})
+        return float(len(seen))
+
+    how = {"steps": steps, "batch_size": 8, "lr": 0.1, "rounds": steps, **how}
+    network, _ = supervise.fit(Pretrained(), pixels, np.arange(40) % 2, F.cross_entropy, score, **how)
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    return [Pretrained().state_dict(), *seen]
+
+
+def changed(a, b, part):
+    return [name for name in a if name.startswith(part) and not torch.equal(a[name], b[name])]
+
+
+def test_a_pretrained_part_is_frozen_for_the_first_tenth_with_its_batch_norm():
+    begin, *after = states(20, pretrained="0")
+    for state in after[:2]:
+        assert changed(begin, state, "0") == []
+        assert changed(begin, state, "1") == ["1.weight", "1.bias"]
+    assert set(changed(begin, after[2], "0")) == {name for name in begin if name.startswith("0")}
+
+
+def test_a_pretrained_part_then_learns_at_a_tenth_of_the_rate():
+    moved = []
+    for how in ({"pretrained": "0"}, {}):
+        first, second = states(20, **how)[2:4] if how else states(20)[:2]
+        moved.append(float((second["0.0.weight"] - first["0.0.weight"]).abs().max()))
+    # Adam's first step is as long as the learning rate, which without a pretrained part has just begun to rise.
+    assert moved[0] == pytest.approx(supervise.SLOWER * 0.1, rel=0.1)
+    assert moved[1] == pytest.approx(0.1 / 2, rel=0.6)
+
+
+def test_what_is_tried_is_every_rate_with_every_length_and_the_best_on_val_is_kept(bright_and_dark, monkeypatch):
+    tried = supervise.grid([0.1, 0.2], 10, [0.5, 1.0])
+    assert tried == [{"lr": lr, "steps": steps} for lr in (0.1, 0.2) for steps in (5, 10)]
+    scores = {(0.1, 5): 0.3, (0.1, 10): 0.7, (0.2, 5): 0.7, (0.2, 10): 0.2}
+    monkeypatch.setattr(supervise, "fit", lambda network, *_, lr, steps: ((network, lr, steps), scores[lr, steps]))
+    network, chosen = supervise.choose(tried, lambda: "start", None, None, None, None)
+    assert network == ("start", 0.1, 10)  # of equally good ones the first
+    assert chosen == {"lr": 0.1, "steps": 10, "score": 0.7}
+    with pytest.raises(ValueError, match="nothing to choose from"):
+        supervise.choose([], lambda: "start", None, None, None, None)
+
+
+def test_all_labels_are_drawn_once_and_the_most_come_first():
+    assert supervise.few_labels([0.1, 1.0, 0.5], 2) == [(1.0, 0), (0.5, 0), (0.5, 1), (0.1, 0), (0.1, 1)]
 
 
 def test_images_are_disturbed_as_their_modality_allows():

@@ -101,13 +101,13 @@ class Images:
             keep &= self.table[column].isin(values).to_numpy()
         return self.take(np.flatnonzero(keep))
 
-    def few(self, fraction: float, seed: int) -> Images:
+    def few(self, fraction: float, seed: int, draw: int = 0) -> Images:
         """A label fraction: this share of the patients of each class, whole, at least one of each.
 
-        Nested: for one seed, the patients of a smaller fraction are among those of a larger one. A patient with several
-        labels counts as their most frequent one. Raises ValueError unless 0 < fraction <= 1.
+        Nested: for one seed and draw, the patients of a smaller fraction are among those of a larger one. A patient
+        with several labels counts as their most frequent one. Raises ValueError unless 0 < fraction <= 1.
         """
-        return self.take(splits.few(self.table, fraction, seed))
+        return self.take(splits.few(self.table, fraction, seed, draw))
 
     def counts(self) -> pd.DataFrame:
         """Images and patients of each class in each split: columns label, split, images, patients."""
@@ -115,6 +115,17 @@ class Images:
         counts = there["patient"].agg(images="size", patients="nunique").reset_index()
         order = counts["label"].map(self.classes.index), counts["split"].map(["train", "val", "test"].index)
         return counts.iloc[np.lexsort(order[::-1])].reset_index(drop=True)
+
+    def strata(self) -> pd.DataFrame:
+        """By what test results are told apart, one row per image: where known source, scanner, and always lesion_area.
+
+        lesion_area: pixels of the picture in its file; NaN when there are no masks.
+        """
+        table = self.table.reset_index(drop=True)
+        area = np.nan
+        if self.stored_masks is not None and {"width", "height", "lesion_area"} <= set(table):
+            area = table["lesion_area"] * table["width"] * table["height"]
+        return table[[name for name in ("source", "scanner") if name in table]].assign(lesion_area=area)
 
     def __repr__(self) -> str:
         counts = self.table["label"].value_counts()

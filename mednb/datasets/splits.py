@@ -155,6 +155,28 @@ def assert_disjoint(table: pd.DataFrame) -> None:
             raise ValueError(f"{what} on both sides of a split: {some}{more}.")
 
 
+def assert_apart(train: pd.DataFrame, val: pd.DataFrame) -> None:
+    """Raise ValueError unless a model may learn from the images in `train` and be chosen by those in `val`.
+
+    Both are tables with the columns image_id, patient and split, and group where known. Every image must be of the
+    split that it is used as, and no patient, and no group of near-duplicates, may be in both.
+    """
+    for used, table in (("train", train), ("val", val)):
+        other = table[table["split"] != used]
+        if len(other):
+            what = "learn from train" if used == "train" else "be chosen on val"
+            raise ValueError(
+                f"a model must {what}, but {len(other)} of the {len(table)} images it was given for that are of "
+                f"another split: {other['image_id'].iloc[0]} is of {other['split'].iloc[0] or 'none'}."
+            )
+    assert_disjoint(pd.concat([known(train), known(val)], ignore_index=True))
+
+
+def known(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns of a table that say whose an image is, and what it may be used for."""
+    return table[[column for column in ("image_id", "patient", "group", "split") if column in table]]
+
+
 def given_away(table: pd.DataFrame, names: np.ndarray, by: str = "group") -> float:
     """The share of the test images whose patient, or a near-duplicate of them, is in train under the splits `names`.
 
@@ -231,11 +253,11 @@ def apply(images: Images, path: str | Path | None) -> Images:
     return replace(images, table=table, split_hash=split_hash(table))
 
 
-def few(table: pd.DataFrame, fraction: float, seed: int) -> np.ndarray:
+def few(table: pd.DataFrame, fraction: float, seed: int, draw: int = 0) -> np.ndarray:
     """Row numbers of the images of this fraction of the patients of each label, at least one patient of each."""
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction is {fraction!r}; it is a share of the patients, above 0 and at most 1.")
-    order = shares(table, seed, ["label"])
+    order = shares(table, seed, ["label"], draw)
     return np.flatnonzero(table["patient"].isin(order["patient"][order["share"] < fraction]).to_numpy())
 
 
@@ -246,17 +268,17 @@ def at_most(table: pd.DataFrame, limit: int, seed: int = 0) -> np.ndarray:
     return np.flatnonzero(table["patient"].isin(order["patient"][images.cumsum() <= limit]).to_numpy())
 
 
-def shares(table: pd.DataFrame, seed: int, by: list[str]) -> pd.DataFrame:
+def shares(table: pd.DataFrame, seed: int, by: list[str], draw: int = 0) -> pd.DataFrame:
     """One row per patient with the share of their stratum that comes before them in an order drawn from the seed.
 
-    The patients with a share below 0.1 are a tenth of every stratum, and they are among those below 0.25: label
-    fractions are nested. A patient is in the stratum (values of the columns `by`) of most of their images, on a tie in
-    the first one.
+    A seed has several draws. The patients with a share below 0.1 are a tenth of every stratum, and they are among those
+    below 0.25: label fractions are nested. A patient is in the stratum (values of the columns `by`) of most of their
+    images, on a tie in the first one.
     """
     images = table.groupby(["patient", *by], sort=False).size().rename("images").reset_index()
     patients = images.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient")
     patients = patients.sort_values("patient", ignore_index=True)
     for number, rows in enumerate(patients.groupby(by).indices.values()):
-        ranks = np.random.default_rng([seed, number]).permutation(len(rows))
+        ranks = np.random.default_rng([seed, number, draw]).permutation(len(rows))
         patients.loc[rows, "share"] = ranks / len(rows)
     return patients
