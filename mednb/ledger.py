@@ -1,0 +1,84 @@
+"""The ledger: every reading of a test split, by whom, when and for which run, in the order in which it happened.
+
+A test set answers once. Whoever looks at its answer and then tries other values has chosen on it, and the numbers
+become better than the truth (Dwork et al., The reusable holdout, Science 2015). Nothing can prevent that, so it is
+written down: one line of JSON in `ledger.jsonl`, in the study's folder, for each reading. Lines are only ever added.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from mednb.datasets import Images
+
+COLUMNS = ["time", "who", "study", "run", "dataset", "fold", "split_hash", "task", "code", "values"]
+
+
+def record(out: str | Path, images: Images, tasks: list[str], study: str, run: str, values: Mapping) -> list[dict]:
+    """Write down, before it is done, that the run in the folder `out` reads the test split of `images` for `tasks`.
+
+    values: all that was chosen for this run, its parameters say. A hash of them, and of how many images were read how,
+    is kept: by it `read` tells whether the same run has looked before with other values. Returns the lines that were
+    added to `ledger.jsonl` beside `out`.
+    """
+    from filelock import FileLock
+
+    from mednb.results import code_hash
+
+    chosen = {**values, "fingerprint": images.fingerprint, "n_images": len(images)}
+    text = json.dumps(chosen, sort_keys=True, default=str)
+    about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "who": who(), "study": study, "run": run}
+    about |= {"dataset": images.name, "fold": int(images.table["fold"].iloc[0]), "split_hash": images.split_hash}
+    read = {"code": code_hash(), "values": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    lines = [about | {"task": task} | read for task in tasks]
+    path = Path(out).parent / "ledger.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")), path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+    return lines
+
+
+def read(study: str | Path) -> pd.DataFrame:
+    """The readings in a study's folder, in their order: `COLUMNS`, and `again`.
+
+    again: the run had read the same test split for the same task before, with other values. A number that it reports
+    may have been chosen after test was seen. A rerun with the same values, after an interruption say, is none.
+    Empty when nothing was read. Raises ValueError that names the line when the file is damaged.
+    """
+    path = Path(study) / "ledger.jsonl"
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
+        try:
+            rows.append({name: json.loads(line)[name] for name in COLUMNS})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}, is no reading of a test split ({error})") from error
+    readings = pd.DataFrame(rows, columns=COLUMNS)
+    question = readings.groupby(["run", "task", "split_hash"])["values"]
+    return readings.assign(again=question.transform(others_before).astype(bool))
+
+
+def others_before(values: pd.Series) -> pd.Series:
+    """For each of some values in their order, whether another one stands before it."""
+    return values.ne(values.shift()).cumsum().gt(1)
+
+
+def who() -> str:
+    """User and machine, as far as the system tells them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container whose user has no name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
