@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 from PIL import Image
 
 from mednb import datasets
@@ -152,3 +153,33 @@ def test_no_split_of_phantoms_gives_an_answer_away_and_a_shuffled_one_does():
         assert splits.given_away(table, table["split"].to_numpy()) == 0
         shuffled = table["split"].sample(frac=1, random_state=fold).to_numpy()
         assert splits.given_away(table, shuffled) > 0.2
+
+
+PLANTED = {
+    "ValueError: Patients on both sides of a split: phantom-": """\
+table = images.table.copy()
+twice = table["patient"].duplicated(keep=False) & (table["split"] == "train")
+table.loc[twice.idxmax(), "split"] = "test"
+images = replace(images, table=table)""",
+    "ValueError: Groups of near-duplicates on both sides of a split: one ": """\
+table = images.table.assign(group=images.table["patient"])
+table.loc[[(table["split"] == split).idxmax() for split in ("train", "test")], "group"] = "one"
+images = replace(images, table=table)""",
+    "ValueError: a model must be chosen on val, but .* is of test": """\
+h = embed.frame(images.table, embed.extract(encoders.build(seed=0), images.pixels))
+classify.linear(h[h["split"] == "train"], h[h["split"] == "test"], images.classes)""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sentence", PLANTED)
+def test_a_planted_leak_stops_the_run_with_its_sentence(sentence, tmp_path):
+    from mednb.study.notebook import RunFailed, run
+
+    begin = """\
+from dataclasses import replace
+from mednb import classify, datasets, embed, encoders
+images = datasets.load("phantoms", size=32, limit=60)"""
+    leaky = tiny.notebook(tmp_path / "leaky.ipynb", tiny.PARAMETERS, begin, PLANTED[sentence])
+    with pytest.raises(RunFailed, match=sentence):
+        run(leaky, {}, tmp_path / "out")
