@@ -6,7 +6,7 @@ compared afterwards is a contrast: a weighted sum of scores on the same seeds an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,11 @@ class Bootstrap:
         return self.units.groupby(["seed", "fold"]).ngroup().to_numpy()
 
     @cached_property
+    def place(self) -> np.ndarray:
+        """(units,) the number of each unit's dataset and fold: units of one place share their patients."""
+        return self.units.groupby(["dataset", "fold"]).ngroup().to_numpy()
+
+    @cached_property
     def cell(self) -> np.ndarray:
         """(units,) the number of each unit's question: units of one cell are its repetitions."""
         return self.units.groupby(QUESTION, dropna=False).ngroup().to_numpy()
@@ -69,47 +74,45 @@ def bootstrap(
     (small, medium, large: thirds of the images with a lesion, by its area), "source", "scanner", "class".
     """
     frames = [(predictions, _classified), (cases, _segmented)]
-    frames = [(_whole(frame), measure) for frame, measure in frames if frame is not None and not frame.empty]
-    times = (
-        _times(pd.concat([frame[["dataset", "fold", "patient"]] for frame, _ in frames]), replicates, seed)
-        if frames
-        else {}
-    )
+    frames = [(_whole(frame), measured) for frame, measured in frames if frame is not None and not frame.empty]
+    times = _times([frame for frame, _ in frames], replicates, seed)
+    asked = [*(name for name in QUESTION if name not in ("metric", "stratum")), "seed", "fold", "draw"]
     rows, scores = [], []
-    for frame, measure in frames:
-        parts = _strata(frame, strata)
-        asked = [*(name for name in QUESTION if name not in ("metric", "stratum")), "seed", "fold", "draw"]
-        for _, test in frame.groupby(asked):
-            if test["image_id"].duplicated().any():
-                twice = " and ".join(sorted(test["run"].unique()))
+    for frame, measured in frames:
+        measure, parts = measured(frame), _strata(frame, strata)
+        image, patient = pd.factorize(frame["image_id"])[0], frame["patient"].astype("str").to_numpy(str)
+        about = frame[[name for name in UNIT if name in frame]]
+        for at in frame.groupby(asked).indices.values():
+            if len(np.unique(image[at])) < len(at):
+                twice = " and ".join(sorted(set(frame["run"].iloc[at])))
                 raise ValueError(f"the same images are tested twice for the same question in {twice}")
-            said = test.iloc[0]
+            said = about.iloc[at[0]].to_dict()
             patients, drawn = times[said["dataset"], said["fold"]]
-            weights = drawn[:, np.searchsorted(patients, test["patient"].to_numpy(str))]
-            for stratum, part in {"": slice(None), **_members(parts.loc[test.index])}.items():
-                of = test.iloc[part]
-                for metric, values in measure(of, weights[:, part], STRATIFIED if stratum else None).items():
+            weights = drawn[:, np.searchsorted(patients, patient[at])]
+            for stratum, part in {"": slice(None), **_members(parts, at)}.items():
+                counts = {"n_patients": len(np.unique(patient[at[part]])), "n_images": len(at[part])}
+                for metric, values in measure(at[part], weights[:, part], STRATIFIED if stratum else ()).items():
                     if np.isfinite(values[0]):
-                        counts = {"n_patients": of["patient"].nunique(), "n_images": len(of)}
-                        known = {name: said.get(name) for name in UNIT}
-                        rows.append(known | {"metric": metric, "stratum": stratum} | counts)
+                        rows.append(said | {"metric": metric, "stratum": stratum} | counts)
                         scores.append(values)
     return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed)
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:
     """With the columns that a file may be without: it has one task, or one draw of the labelled images."""
-    return frame.assign(
-        **{name: value for name, value in {"task": "segment", "draw": 0}.items() if name not in frame}
-    ).reset_index(drop=True)
+    of_all = {"task": "segment", "draw": 0}
+    return frame.assign(**{name: value for name, value in of_all.items() if name not in frame}).reset_index(drop=True)
 
 
-def _times(everyone: pd.DataFrame, replicates: int, seed: int) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+def _times(
+    frames: Sequence[pd.DataFrame], replicates: int, seed: int
+) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
     """For each dataset and fold its patients in order, and how often each is drawn (1 + replicates, patients)."""
-    times = {}
+    times, names = {}, ["dataset", "fold", "patient"]
+    everyone = pd.concat([frame[names].drop_duplicates() for frame in frames] or [pd.DataFrame(columns=names)])
     for (dataset, fold), of in everyone.groupby(["dataset", "fold"]):
-        patients = np.unique(of["patient"].to_numpy(str))
-        rng = np.random.default_rng([seed, 1, fold, *dataset.encode()])  # patients of two datasets have no common luck
+        patients = np.unique(of["patient"].astype("str").to_numpy(str))
+        rng = np.random.default_rng([seed, 1, fold, *dataset.encode()])  # two datasets have no luck in common
         times[dataset, fold] = patients, _multiplicities(len(patients), len(patients), replicates, rng)
     return times
 
@@ -120,16 +123,16 @@ def _multiplicities(count: int, draws: int, replicates: int, rng: np.random.Gene
     return np.vstack([np.ones(count), drawn])
 
 
-def _strata(frame: pd.DataFrame, strata: Iterable[str]) -> pd.DataFrame:
-    """Of each row its stratum of every kind that is known, as in "size: small"; empty where it has none."""
-    found = pd.DataFrame(index=frame.index)
+def _strata(frame: pd.DataFrame, strata: Iterable[str]) -> list[tuple[np.ndarray, list[str]]]:
+    """For every kind of strata that is known the number of each row's stratum, -1 for none, and the names of these."""
+    found = []
     for kind in strata:
         if kind not in STRATA:
             raise ValueError(f"strata: {kind!r} is unknown; choose among {', '.join(STRATA)}")
         values = _sizes(frame) if kind == "size" else frame.get(kind)
         if values is not None:
-            values = values.astype("str").where(values.notna(), "")
-            found[kind] = (f"{kind}: " + values).where(values != "", "")
+            number, names = pd.factorize(values)
+            found.append((number, [f"{kind}: {name}" for name in names]))
     return found
 
 
@@ -143,33 +146,45 @@ def _sizes(frame: pd.DataFrame) -> pd.Series | None:
     return pd.cut(share, [0, 1 / 3, 2 / 3, 1], labels=SIZES)
 
 
-def _members(parts: pd.DataFrame) -> dict[str, np.ndarray]:
-    """The positions of the rows of every stratum; a kind of strata with one stratum only says nothing new."""
+def _members(parts: list[tuple[np.ndarray, list[str]]], at: np.ndarray) -> dict[str, np.ndarray]:
+    """The positions within `at` of every stratum; a kind of which all images are alike says nothing new."""
     found = {}
-    for kind in parts:
-        values = parts[kind].to_numpy(str)
-        names = [name for name in np.unique(values) if name]
-        if len(np.unique(values)) > 1:
-            found |= {name: np.flatnonzero(values == name) for name in names}
+    for number, names in parts:
+        there = np.unique(number[at])
+        if len(there) > 1:
+            found |= {names[i]: np.flatnonzero(number[at] == i) for i in there if i >= 0}
     return found
 
 
-def _classified(test: pd.DataFrame, weights: np.ndarray, only: Sequence[str] | None) -> dict[str, np.ndarray]:
-    probabilities = test.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
-    labels = test["label"].to_numpy(int)
-    wanted = [metric for metric in CLASSIFICATION if only is None or metric.__name__ in only]
-    return {metric.__name__: metric(labels, probabilities, weights) for metric in wanted}
+# Both take the frame apart once, and give a function that measures the rows `at` under weights (R, rows): all metrics,
+# or those that are named in `only`.
 
 
-def _segmented(test: pd.DataFrame, weights: np.ndarray, only: Sequence[str] | None) -> dict[str, np.ndarray]:
-    scores = {}
-    for metric in SEGMENTATION:
-        if metric in test and (only is None or metric in only):
-            value = test[metric].to_numpy(float)
+def _classified(frame: pd.DataFrame) -> Callable[[np.ndarray, np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
+    probabilities, labels = frame.filter(regex=r"^p\d+$").to_numpy(float), frame["label"].to_numpy(int)
+
+    def measure(at, weights, only):
+        p = probabilities[at]
+        p = p[:, ~np.isnan(p).all(axis=0)]  # another dataset of the study may have more classes
+        wanted = [metric for metric in CLASSIFICATION if not only or metric.__name__ in only]
+        return {metric.__name__: metric(labels[at], p, weights) for metric in wanted}
+
+    return measure
+
+
+def _segmented(frame: pd.DataFrame) -> Callable[[np.ndarray, np.ndarray, Sequence[str]], dict[str, np.ndarray]]:
+    values = {name: frame[name].to_numpy(float) for name in SEGMENTATION if name in frame}
+
+    def measure(at, weights, only):
+        scores = {}
+        for metric in [name for name in values if not only or name in only]:
+            value = values[metric][at]
             defined = np.isfinite(value)
             with np.errstate(invalid="ignore"):
                 scores[metric] = (weights @ np.where(defined, value, 0)) / (weights @ defined.astype(float))
-    return scores
+        return scores
+
+    return measure
 
 
 # -------------------- intervals and contrasts
@@ -213,7 +228,8 @@ def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: fl
     seeds and patients: variance of the seeds' effects, plus that of the mean effect when patients are drawn, less what
     both count, the chance of one seed on one patient (Cameron, Gelbach and Miller, Journal of Business & Economic
     Statistics 2011; none below zero), its degrees of freedom Satterthwaite's (Biometrics Bulletin 1946). p is
-    two-sided: 1 - p is the level whose interval ends at zero.
+    two-sided: 1 - p is the level whose interval ends at zero. In simulations the 95 % interval holds the truth in 93 to
+    98 % of all studies of three seeds or more, and in no more than 89 % at worst where there are two.
 
     Raises ValueError for a term that matches nothing, and when no seed has all that the terms ask for.
     """
@@ -282,7 +298,7 @@ def _select(units: pd.DataFrame, where: Mapping) -> np.ndarray:
         if column not in units:
             raise ValueError(f"{_said(where)}: scores have no {column!r}; choose among {', '.join(UNIT)}")
         wanted = list(wanted) if isinstance(wanted, (list, tuple, set)) else [wanted]
-        there = set(units[column])
+        there = set(units[column].unique())
         for value in wanted:
             if value not in there:
                 known = ", ".join(map(str, sorted(there))) or "none"
@@ -311,12 +327,15 @@ def _by_seed(drawn: Bootstrap, at: Sequence[np.ndarray]) -> tuple[np.ndarray, di
     shared = sorted(set.intersection(*(set(blocks) for blocks, _ in in_blocks)))
     scores = np.stack([scores[np.searchsorted(blocks, shared)] for blocks, scores in in_blocks])
     used = np.concatenate([of_term[np.isin(drawn.block[of_term], shared)] for of_term in at])
-    units = drawn.units.iloc[used]
-    seed_of = units["seed"].to_numpy()[np.unique(drawn.block[used], return_index=True)[1]]
+    seed_of = drawn.units["seed"].to_numpy()[used[np.unique(drawn.block[used], return_index=True)[1]]]
     seeds = np.unique(seed_of)
     folds = (seed_of == seeds[:, None]) / (seed_of == seeds[:, None]).sum(axis=1, keepdims=True)  # (seeds, blocks)
-    counts = units.groupby(["dataset", "fold"])[["n_patients", "n_images"]].max().sum().astype(int).to_dict()
-    return folds @ scores, {"n_seeds": len(seeds)} | counts
+    counts = {"n_seeds": len(seeds)}
+    for name in ("n_patients", "n_images"):
+        most = np.zeros(drawn.place.max() + 1, int)
+        np.maximum.at(most, drawn.place[used], drawn.units[name].to_numpy()[used])
+        counts[name] = int(most.sum())
+    return folds @ scores, counts
 
 
 def _in_blocks(drawn: Bootstrap, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -371,7 +390,7 @@ def _error(by_seed: np.ndarray, n_patients: int) -> tuple[float, float]:
     variance = max(seeds - both, 0) + max(patients - both, 0) + both
     if variance == 0:
         return 0.0, S - 1
-    return np.sqrt(variance), variance**2 / (seeds**2 / (S - 1) + patients**2 / (n - 1))
+    return np.sqrt(variance), variance**2 / (seeds**2 / (S - 1) + patients**2 / (n - 1) + both**2 / ((S - 1) * (n - 1)))
 
 
 def _seeds_drawn(by_seed: np.ndarray, seed: int) -> np.ndarray:

@@ -59,6 +59,16 @@ def test_rows_come_back_to_the_last_digit(tmp_path):
     assert written["label_fraction"].isna().all()
 
 
+def test_a_run_takes_the_encoder_unless_it_says_what_else(tmp_path):
+    asked = (RUN, "segment", "dice", 0.5, 0.1, "test", 5, 9)
+    rows = [results.row(*asked), results.row(RUN | {"initialise": "encoder-decoder"}, *asked[1:], 2, "size: small")]
+    written = results.write_rows(tmp_path, rows)
+    assert written["initialise"].tolist() == ["encoder", "encoder-decoder"]
+    assert written["draw"].tolist() == [0, 2]
+    assert written["stratum"].tolist() == ["", "size: small"]
+    pd.testing.assert_frame_equal(results.read_rows(tmp_path / "results.csv"), written)
+
+
 def test_a_study_without_rows_has_a_header(tmp_path):
     results.write_rows(tmp_path, [])
     assert (tmp_path / "results.csv").read_text() == ",".join(results.COLUMNS) + "\n"
@@ -109,6 +119,7 @@ def test_gathered_rows_say_whose_they_are(study):
     found = results.gather(study, "predictions.parquet")
     assert set(found["initialisation"]) == {"none", "simclr", "byol"}
     assert set(found["seed"]) == {0, 1, 2}
+    assert found["class"].tolist() == [fake_runs.CLASSES[label] for label in found["label"]]
     assert results.gather(study, "nothing.parquet").empty
 
 
@@ -123,6 +134,7 @@ def test_an_encoder_that_saw_the_test_patients_is_refused(tmp_path):
     results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(images_split(), 3))
     taken = results.origin(tmp_path, images_split())
     assert taken["method"] == "none"
+    assert taken["pretrained_on"] == ""
     assert taken["images_seen"] == 0
     assert results.read_run(tmp_path)["data"]["n_test"] == 1
     assert results.origin(tmp_path, images_split("another dataset", "there"))["method"] == "none"
@@ -141,17 +153,40 @@ def test_an_encoder_of_a_mix_is_refused_where_any_of_its_datasets_was_split_othe
         results.origin(tmp_path, images_split("busi+busbra", "m", {"busi": "b0", "busbra": "r1"}))
 
 
+def initialisations(folder, **of_runs):
+    """How the runs of a study are called, by the values in which each differs from the others."""
+    for i, (run, values) in enumerate(of_runs.items()):
+        said = RUN | {"run": run, "method": "simclr", "pretrained_on": "busi", "seed": i} | values
+        results.write_run(folder / run, **said)
+    return results.finished(folder).set_index("run")["initialisation"].to_dict()
+
+
 def test_initialisations_are_told_apart_by_what_varies(tmp_path):
-    for pairs in ("same_image", "same_case"):
-        fake_runs.write_study(tmp_path / pairs, methods=("simclr", "byol"), seeds=(0,), stages=("classify",))
-    fake_runs.write_study(tmp_path / "all", methods=("none", "byol"), seeds=(0,), stages=("classify",))
-    for pairs in ("same_image", "same_case"):
-        folder = tmp_path / pairs / "classify-simclr-s0"
-        said = json.loads((folder / "run.json").read_text()) | {"pairs": pairs, "run": f"simclr-{pairs}"}
-        (folder / "run.json").write_text(json.dumps(said))
-        folder.rename(tmp_path / "all" / f"simclr-{pairs}")
-    named = results.finished(tmp_path / "all")["initialisation"]
-    assert results.in_order(named) == ["none", "byol", "simclr same_case", "simclr same_image"]
+    none = {"method": "none", "pretrained_on": ""}
+    found = initialisations(tmp_path / "pairs", a={}, b={"pairs": "same_case"}, c=none, d={"method": "byol"})
+    assert found == {"a": "simclr same_image", "b": "simclr same_case", "c": "none", "d": "byol"}
+    assert results.in_order(found.values()) == ["none", "byol", "simclr same_case", "simclr same_image"]
+    found = initialisations(tmp_path / "sets", a={}, b={"pretrained_on": "busi+busbra"}, c=none, d={"method": "byol"})
+    assert found == {"a": "simclr on busi", "b": "simclr on busi+busbra", "c": "none", "d": "byol"}
+    whole = {"initialise": "encoder-decoder"}
+    found = initialisations(
+        tmp_path / "parts", a={}, b=whole, c=whole | {"pretrained_on": "hc18"}, d={"pairs": "same_case"}
+    )
+    assert found["c"] == "simclr same_image on hc18, encoder-decoder"
+    assert found["d"] == "simclr same_case on busi"
+
+
+def test_more_epochs_of_a_smaller_set_are_no_other_initialisation(tmp_path):
+    """With a budget in images the epochs follow from the set; what is tested is where the encoder learnt."""
+    found = initialisations(tmp_path / "s", a={"epochs": 40}, b={"pretrained_on": "busbra", "epochs": 20})
+    assert set(found.values()) == {"simclr on busi", "simclr on busbra"}
+    found = initialisations(tmp_path / "t", a={"epochs": 40}, b={"epochs": 20})
+    assert set(found.values()) == {"simclr epochs 40", "simclr epochs 20"}
+
+
+def test_what_learnt_and_was_tested_on_each_dataset_has_one_name(tmp_path):
+    found = initialisations(tmp_path / "s", a={"dataset": "busi"}, b={"dataset": "busbra", "pretrained_on": "busbra"})
+    assert set(found.values()) == {"simclr"}
 
 
 # -------------------- remarks
@@ -235,6 +270,14 @@ def test_a_missing_cell_is_a_dash():
     both = pd.concat([cases([0.5, 0.6]), cases([0.5, 0.7], label_fraction=1.0, initialisation="byol", run="b")])
     shown = results.table(statistics.intervals(statistics.bootstrap(None, both, replicates=20)))
     assert shown["segment dice, 100 %"].iloc[0] == "–"
+
+
+def test_strata_are_no_rows_of_the_table():
+    sized = cases([0.5, 0.6, 0.7]).assign(area=[0.1, 0.2, 0.3])
+    drawn = statistics.bootstrap(None, sized, replicates=20)
+    pd.testing.assert_frame_equal(
+        *(results.table(statistics.intervals(drawn, strata=every)) for every in (True, False))
+    )
 
 
 def test_percents_are_written_as_people_do():
