@@ -220,16 +220,13 @@ def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
     for what, terms in compared.items():
         row = {"what": what, "missing": ""}
         try:
-            strict, usual = statistics.contrast(drawn, terms, holds), statistics.contrast(drawn, terms, level)
-            against = statistics.contrast(drawn, terms, fails)
+            found = {each: statistics.contrast(drawn, terms, each) for each in {holds, fails, level}}
         except ValueError as error:
             rows.append(row | {"verdict": "not tested", "missing": str(error)})
             continue
-        word = decide(claim, strict["effect"], strict["low"], strict["high"])
-        if word != "supported":
-            word = decide(claim, against["effect"], against["low"], against["high"])
-            word = word if word == "contradicted" else "undecided"
-        rows.append(row | {name: usual[name] for name in usual} | {"verdict": word})
+        words = [decide(claim, *(found[each][end] for end in ("effect", "low", "high"))) for each in (holds, fails)]
+        word = "supported" if words[0] == "supported" else words[1] if words[1] == "contradicted" else "undecided"
+        rows.append(row | found[level] | {"verdict": word})
     rows = pd.DataFrame(rows)
     count = {word: int((rows["verdict"] == word).sum()) for word in VERDICTS}
     if count["not tested"] == n:
@@ -259,20 +256,20 @@ def decide(claim: Claim, effect: float, low: float, high: float) -> str:
 def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
     """The numbers behind a verdict: the effect with its interval, or how many comparisons said what."""
     asked = {
-        "more": f"above 0, and {signed(claim.smallest)} or more was asked for",
-        "at least": f"{signed(-claim.smallest)} or more was asked for",
-        "no difference": f"less than {claim.smallest:g} either way was asked for",
+        "more": f"above 0 beyond chance, and {signed(claim.smallest)} or more",
+        "at least": f"beyond chance no less than {signed(-claim.smallest)}",
+        "no difference": f"beyond chance less than {claim.smallest:g} either way",
     }[claim.expects]
     tested = rows[rows["verdict"] != "not tested"]
     if len(rows) == 1:
         row = tested.iloc[0]
-        return f"effect {signed(row['effect'])} {bracket(row['low'], row['high'])}; {asked}"
+        return f"effect {signed(row['effect'])} {bracket(row['low'], row['high'])}; asked for: {asked}"
     n, words = len(rows), ("supported", "contradicted", "undecided", "not tested")
     said = ", ".join(f"{count} {word}" for word in words if (count := int((rows["verdict"] == word).sum())))
     low, high = tested["effect"].min(), tested["effect"].max()
-    have_to = "all" if k == n else f"{k}"
+    have_to = "all" if k == n else "one" if k == 1 else f"{k}"
     effects = f"effects from {signed(low)} to {signed(high)}" if len(tested) > 1 else f"effect {signed(low)}"
-    return f"of {n} comparisons, of which {have_to} had to hold, {said}; {effects}; {asked}"
+    return f"{n} comparisons, of which {have_to} had to hold: {said}; {effects}; asked for: {asked}"
 
 
 def further(claim: Claim, rows: pd.DataFrame) -> str:
@@ -291,13 +288,14 @@ def further(claim: Claim, rows: pd.DataFrame) -> str:
             f"Of more seeds and patients it would take more than {HOPELESS} times as many: the effect is too near "
             f"to what was asked for.{alone}"
         )
-    if len(times) == 1:
-        few = f"about {number(times[0])} times as many"
-    else:
-        most = f"more than {HOPELESS}" if times[-1] > HOPELESS else f"about {number(times[-1])}"
-        few = f"about {number(times[0])} (the clearest of {len(times)}) to {most} (the closest) times as many"
     needed = f"{math.ceil(seeds * times[0])} and {math.ceil(patients * times[0]):,} instead of {seeds} and {patients:,}"
-    return f"If the effects stay as they are, {few} seeds and test patients would decide: {needed}.{alone}"
+    said = (
+        f"If the effects stay as they are, about {number(times[0])} times as many seeds and test patients would decide"
+    )
+    if len(times) == 1:
+        return f"{said} ({needed}).{alone}"
+    most = f"more than {HOPELESS}" if times[-1] > HOPELESS else f"about {number(times[-1])}"
+    return f"{said} the clearest of {len(times)} ({needed}); the closest would take {most} times as many.{alone}"
 
 
 def times_as_much(claim: Claim, effect: float, low: float, high: float) -> float:

@@ -7,20 +7,26 @@ readers and in grey. Nothing here goes through pyplot, so no figure lingers and 
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, cycle
+from itertools import chain, cycle, product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.figure
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from mednb import files
 from mednb.results import MAIN_METRIC, SETTING, in_order, percent
+
+if TYPE_CHECKING:
+    from mednb.statistics import Ranks
 
 # Colours of Okabe and Ito (2008), told apart by all kinds of colour vision; random initialisation is grey.
 STYLES = {
@@ -34,10 +40,14 @@ STYLES = {
     "supervised": ("#000000", "*", "-"),
     "imagenet": ("#7b3294", "h", (0, (2, 1))),
 }
-OTHERS = [
-    *[("#332288", "<", "-"), ("#88ccee", ">", (0, (5, 1.5))), ("#117733", "p", (0, (1.2, 1.2)))],
-    *[("#999933", "d", (0, (4, 1.2, 1, 1.2))), ("#882255", "H", (0, (7, 2))), ("#44aa99", "8", (0, (3, 1)))],
-]
+OTHERS = ["#332288", "#117733", "#999933", "#882255", "#44aa99", "#88ccee"]
+# Of initialisations that have no marker and line of their own, and of the further ones of a method.
+FREE_MARKERS = ["<", ">", "p", "d", "H", "8", "$\\clubsuit$", "$\\spadesuit$", "$+$", "$\\times$", "$=$", "$\\#$"]
+FREE_LINES = [(0, (5, 1.5)), (0, (1.2, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)), (0, (3, 1))]
+SHADES = [0.4, -0.45, 0.65, -0.7, 0.2]  # towards white, towards black
+TELLING = ("finetune", "linear", "knn")  # which one is drawn where there is room for one
+SIZES = ["size: small", "size: medium", "size: large"]  # the only strata that have an order
+MANY = 6  # initialisations; more of them in one panel cannot be followed
 # Classes have other colours than initialisations (Paul Tol's high-contrast set, then his muted one), and markers too.
 CLASSES = ["#004488", "#bb5566", "#ddaa33", "#44aa99", "#882255", "#999933", "#332288", "#117733", "#aa4499", "#88ccee"]
 MARKERS = ["o", "^", "s", "D", "v", "P", "X", "<", ">", "*"]
@@ -66,9 +76,36 @@ def save(figure: matplotlib.figure.Figure, path: str | Path, dpi: int = 150) -> 
 
 
 def styles(initialisations: Iterable[str]) -> dict[str, tuple]:
-    """name -> (colour, marker, line style), in the order of legends; a method has the same in every figure."""
-    free = cycle(OTHERS)
-    return {name: STYLES.get(name) or next(free) for name in in_order(initialisations)}
+    """name -> (colour, marker, line style), in the order of legends; a method has the same in every figure.
+
+    Further initialisations of a method ("simclr on busi") have a lighter or darker shade of its colour, and a marker
+    and a line of their own.
+    """
+    colours, markers, lines = cycle(OTHERS), cycle(FREE_MARKERS), cycle(FREE_LINES)
+    looks, of_method = {}, {}
+    for name in in_order(initialisations):
+        before = of_method.setdefault(name.split()[0], [])
+        known = STYLES.get(name.split()[0])
+        if not before:
+            looks[name] = known or (next(colours), next(markers), next(lines))
+        else:
+            shade = SHADES[(len(before) - 1) % len(SHADES)]
+            first = np.array(to_rgb(looks[before[0]][0]))
+            looks[name] = (to_hex(first + abs(shade) * ((shade > 0) - first)), next(markers), next(lines))
+        before.append(name)
+    return looks
+
+
+def in_groups(initialisations: Iterable[str]) -> dict[str, list[str]]:
+    """Heading -> initialisations that share a panel: all, unless they are many; then those of one pretraining set.
+
+    What was pretrained on no set of the study, random initialisation first of all, is in every group.
+    """
+    names = in_order(initialisations)
+    sets = sorted({name.partition(" on ")[2] for name in names} - {""})
+    if len(names) <= MANY or len(sets) < 2:
+        return {"": names}
+    return {f"on {each}": [name for name in names if name.partition(" on ")[2] in ("", each)] for each in sets}
 
 
 # -------------------- images
@@ -190,7 +227,7 @@ def segmentation(examples: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         _picture(ax, image, images)
     axes[0, 0].set_ylabel("image", fontsize=9)
     for line, name in zip(axes[1:], names, strict=True):
-        line[0].set_ylabel(name, fontsize=9)
+        line[0].set_ylabel(_wrapped(name, 18), fontsize=9)
         for ax, image, mask, predicted in zip(line, images, masks, examples[name]["prediction"], strict=True):
             predicted = np.asarray(predicted, bool)
             _picture(ax, image, images)
@@ -465,21 +502,20 @@ def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_MET
     """Score against label fraction: one panel for each task (and setting), one line for each initialisation.
 
     scores: what `statistics.intervals` gives. A band reaches from the lowest seed to the highest, an upright line is
-    the interval over seeds and patients. `metrics`: which metric stands for each task.
+    the interval over seeds and patients. `metrics`: which metric stands for each task. Many initialisations have a
+    panel for each pretraining set.
     """
     scores = _main(scores, "label_efficiency", metrics)
-    looks = styles(scores["initialisation"])
-    panels = list(scores.groupby([*SETTING, "task"], sort=False))
-    columns = min(len(panels), 2)
-    lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.9 * columns, 3.0 * lines + 0.5), layout="constrained")
-    grid = figure.add_gridspec(lines, columns)
-    for i, (key, panel) in enumerate(panels):
-        ax = figure.add_subplot(grid[i // columns, i % columns])
+    several = scores.groupby([*SETTING, "task"])["initialisation"].transform("nunique")
+    scores = scores[(several > 1) | (several.max() == 1)]  # one alone is not compared with anything
+    looks, groups = styles(scores["initialisation"]), in_groups(scores["initialisation"])
+    figure, panels = _panels(list(scores.groupby([*SETTING, "task"], sort=False)), groups)
+    for ax, key, panel, heading, names in panels:
         fractions = sorted(set(panel["label_fraction"]))
-        for nth, (start, (colour, marker, line)) in enumerate(looks.items()):
+        for nth, start in enumerate(names):
+            colour, marker, line = looks[start]
             rows = panel[panel["initialisation"] == start].sort_values("label_fraction")
-            x = rows["label_fraction"] * 1.025 ** (nth - (len(looks) - 1) / 2)  # beside, not upon each other
+            x = rows["label_fraction"] * 1.025 ** (nth - (len(names) - 1) / 2)  # beside, not upon each other
             ax.fill_between(x, rows["seeds_low"], rows["seeds_high"], color=colour, alpha=0.18, linewidth=0)
             ax.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
             ax.plot(x, rows["mean"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8)
@@ -489,7 +525,7 @@ def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_MET
         ax.set_xticks(fractions, [percent(fraction) for fraction in fractions])
         ax.set_xlim(min(fractions) / 1.25, max(fractions) * 1.25)
         ax.set(xlabel="label_fraction", ylabel=metrics[key[-1]])
-        ax.set_title(_title(scores, key), fontsize=10)
+        ax.set_title(_headed(_title(scores, key), heading), fontsize=10)
         _quiet(ax)
     _legend(figure, _handles(looks))
     return figure
@@ -499,36 +535,214 @@ def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC)
     """What pretraining adds, with its interval: one line for each task and label fraction, zero is no difference.
 
     differences: what `statistics.differences` gives. An interval that does not touch the line of zero has a full
-    marker.
+    marker. One panel for each setting.
     """
     rows = _main(differences, "effects", metrics)
     looks = styles(rows["initialisation"])
-    questions = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
+    settings = list(rows.groupby(SETTING, sort=False))
+    questions = sorted(
+        set(zip(rows["task"], rows["label_fraction"], strict=True)), key=lambda q: (list(metrics).index(q[0]), q[1])
+    )
     step = 0.24
     height = max(1, step * (len(looks) + 1.2))
-    figure = Figure(figsize=(7, 0.34 * height * len(questions) + 1.3), layout="constrained")
+    inches = 0.34 * height * len(questions) + 0.9
+    figure = Figure(figsize=(4.2 + 2.8 * len(settings), inches), layout="constrained")
+    for ax, (key, of) in zip(figure.subplots(1, len(settings), sharey=True, squeeze=False)[0], settings, strict=True):
+        for i, (task, fraction) in enumerate(questions):
+            if i and task != questions[i - 1][0]:
+                ax.axhline((i - 0.5) * height, color="#bbbbbb", linewidth=0.8)
+            group = of[(of["task"] == task) & (of["label_fraction"] == fraction)]
+            for nth, (start, (colour, marker, _)) in enumerate(looks.items()):
+                y = i * height + (nth - (len(looks) - 1) / 2) * step
+                for r in group[group["initialisation"] == start].itertuples():
+                    apart = r.low > 0 or r.high < 0
+                    ax.hlines(y, r.low, r.high, color=colour, linewidth=1.6)
+                    fill = colour if apart else "white"
+                    ax.plot(r.difference, y, marker=marker, color=colour, markersize=6.5, markerfacecolor=fill)
+        ax.axvline(0, color="#222222", linewidth=1)
+        ax.set_yticks(
+            np.arange(len(questions)) * height, [f"{task} {metrics[task]}, {percent(part)}" for task, part in questions]
+        )
+        ax.set_ylim((len(questions) - 0.5) * height, -0.5 * height)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        if len(settings) > 1:
+            ax.set_title(_setting(rows, key), fontsize=10)
+        _quiet(ax)
+        ax.grid(axis="y", visible=False)
+    figure.supxlabel(f"difference to {_listed(rows['to'])}   (left: worse, right: better)", fontsize=10)
+    _legend(figure, _handles(looks, lines=False))
+    return figure
+
+
+def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
+    """What pretraining adds at a glance: a row for each initialisation, a column for each task and label fraction.
+
+    differences: what `statistics.differences` gives. A cell holds the difference in hundredths; it is in bold and
+    framed where it is no chance even among all that are compared (p_holm below 0.05).
+    """
+    rows = _main(differences, "effect_map", metrics)
+    names = in_order(rows["initialisation"])
+    columns = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
+    largest = max(100 * rows["difference"].abs().max(), 1e-9)
+    figure = Figure(figsize=(1.6 + 0.085 * max(map(len, names)) + 0.5 * len(columns), 1.9 + 0.3 * len(names)))
+    figure.set_layout_engine("constrained")
     ax = figure.subplots()
-    ticks, before = [], None
-    for i, (key, group) in enumerate(questions):
-        if before is not None and key[:-1] != before:
-            ax.axhline((i - 0.5) * height, color="#bbbbbb", linewidth=0.8)
-        before = key[:-1]
-        ticks.append(f"{_title(rows, key[:-1])} {metrics[key[-2]]}, {percent(key[-1])}")
-        for nth, (start, (colour, marker, _)) in enumerate(looks.items()):
-            y = i * height + (nth - (len(looks) - 1) / 2) * step
-            for r in group[group["initialisation"] == start].itertuples():
-                apart = r.low > 0 or r.high < 0
-                ax.hlines(y, r.low, r.high, color=colour, linewidth=1.6)
-                ax.plot(
-                    r.difference, y, marker, color=colour, markersize=6.5, markerfacecolor=colour if apart else "white"
-                )
+    cells = np.full((len(names), len(columns)), np.nan)
+    for j, (_, column) in enumerate(columns):
+        for r in column.itertuples():
+            i = names.index(r.initialisation)
+            cells[i, j] = 100 * r.difference
+            sure = r.p_holm < 0.05
+            dark = abs(cells[i, j]) > 0.55 * largest
+            said = {"fontweight": "bold" if sure else "normal", "color": "white" if dark else "black"}
+            ax.text(j, i, f"{cells[i, j]:+.1f}".replace("-", "−"), ha="center", va="center", fontsize=8, **said)
+            if sure:
+                ax.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, linewidth=1.4))
+    ax.imshow(cells, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto")
+    titles = [f"{_title(rows, key[:-1])}, {percent(key[-1])}" for key, _ in columns]
+    ax.set_xticks(range(len(columns)), titles, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
+    ax.set_yticks(range(len(names)), names, fontsize=9)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(f"difference to {_listed(rows['to'])}, in hundredths of the metric", fontsize=10, loc="left")
+    return figure
+
+
+def claims(rows: pd.DataFrame) -> Figure:
+    """Every comparison of every claim: its effect with its interval, and what was asked for.
+
+    rows: what `claims.table` gives. The short upright line of each claim is the smallest effect that matters. A full
+    disc speaks for the claim, a full square against it, a hollow disc leaves it open.
+    """
+    _rows(rows, "claims", "id", "what", "effect", "low", "high", "of_this", "smallest", "expects")
+    rows = rows[np.isfinite(rows["effect"].astype(float))]
+    _rows(rows, "claims", why="no claim could be tested")
+    kinds = {
+        "supported": ("o", "#222222", "speaks for the claim"),
+        "contradicted": ("s", "#222222", "speaks against it"),
+        "undecided": ("o", "white", "leaves it open"),
+    }
+    figure = Figure(figsize=(8, 0.23 * (len(rows) + 1.4 * rows["id"].nunique()) + 1.1), layout="constrained")
+    ax = figure.subplots()
+    y, ticks = 0.0, {}
+    for name, of in rows.groupby("id", sort=False):
+        first = of.iloc[0]
+        top = y
+        for r in of.itertuples():
+            marker, fill, _ = kinds[r.of_this]
+            ax.hlines(y, r.low, r.high, color="#222222", linewidth=1.3)
+            ax.plot(r.effect, y, marker=marker, color="#222222", markerfacecolor=fill, markersize=6)
+            ticks[y] = f"{name}: {r.what}" if r.what else name
+            y += 1
+        asked = {"more": [1], "at least": [-1], "no difference": [-1, 1]}[first["expects"]]
+        ends = [sign * first["smallest"] for sign in asked]
+        ax.vlines(ends, top - 0.5, y - 0.5, color="#d55e00", linewidth=1.6, linestyle=(0, (2, 1)))
+        y += 0.8
     ax.axvline(0, color="#222222", linewidth=1)
-    ax.set_yticks(np.arange(len(questions)) * height, ticks)
-    ax.set_ylim((len(questions) - 0.5) * height, -0.5 * height)
-    to = ", ".join(sorted(set(rows["to"])))
-    ax.set_xlabel(f"difference to {to}   (left: worse, right: better)")
+    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8)
+    ax.set_ylim(y - 0.8, -0.8)
+    ax.set_xlabel("effect, in the metric's units")
     _quiet(ax)
+    ax.tick_params(axis="y", labelsize=8)
     ax.grid(axis="y", visible=False)
+    handles = [
+        Line2D([], [], color="#222222", marker=marker, markerfacecolor=fill, label=said)
+        for marker, fill, said in kinds.values()
+    ]
+    asked = Line2D([], [], color="#d55e00", linewidth=1.6, linestyle=(0, (2, 1)), label="what was asked for")
+    _legend(figure, [*handles, asked])
+    return figure
+
+
+def critical_difference(ranks: Ranks) -> Figure:
+    """Mean ranks of initialisations on a line, 1 is best; a bar joins those that do not differ (Demsar, JMLR 2006).
+
+    ranks: what `statistics.critical_difference` gives.
+    """
+    names = list(ranks.mean.index)
+    half, k = -(-len(names) // 2), len(names)
+    bars = 0.32 * len(ranks.alike) + 0.3
+    figure = Figure(figsize=(8, 1.3 + 0.25 * (half + bars)), layout="constrained")
+    ax = figure.subplots()
+    ax.set(xlim=(1 - 0.05 * k, k + 0.05 * k), ylim=(bars + half + 0.5, -1.9))
+    ax.hlines(0, 1, k, color="#222222", linewidth=1.2)
+    for rank in range(1, k + 1):
+        ax.vlines(rank, -0.18, 0, color="#222222", linewidth=1.2)
+        ax.text(rank, -0.3, str(rank), ha="center", va="bottom", fontsize=9)
+    for nth, group in enumerate(ranks.alike):
+        y = 0.32 * (nth + 1)
+        ax.hlines(y, ranks.mean[group[0]] - 0.03, ranks.mean[group[-1]] + 0.03, color="#222222", linewidth=3.5)
+    for nth, name in enumerate(names):
+        left = nth < half
+        y = bars + (nth if left else k - 1 - nth) + 0.5
+        end = 1 - 0.02 * k if left else k + 0.02 * k
+        ax.plot([ranks.mean[name], ranks.mean[name], end], [0, y, y], color="#777777", linewidth=0.9)
+        side = {"ha": "right" if left else "left", "va": "center", "fontsize": 9, "textcoords": "offset points"}
+        ax.annotate(f"{name} ({ranks.mean[name]:.1f})", (end, y), (-3 if left else 3, 0), **side)
+    ax.hlines(-1.5, 1, 1 + ranks.critical_difference, color="#222222", linewidth=1.6)
+    ax.vlines([1, 1 + ranks.critical_difference], -1.62, -1.38, color="#222222", linewidth=1.6)
+    said = f"critical difference {ranks.critical_difference:.1f}; {ranks.blocks} rankings, p of all alike {ranks.p:.2g}"
+    ax.text(1 + ranks.critical_difference + 0.02 * k, -1.5, said, va="center", fontsize=9)
+    ax.set_axis_off()
+    return figure
+
+
+def reliability(rows: pd.DataFrame) -> Figure:
+    """Accuracy against confidence: on the diagonal a network is right as often as it says.
+
+    rows: what `metrics.reliability` gives, with initialisation, task and the setting: one panel for each task. A mark
+    is as large as the share of the images.
+    """
+    _rows(rows, "reliability", "confidence", "accuracy", "n_images", "initialisation", "task")
+    looks, groups = styles(rows["initialisation"]), in_groups(rows["initialisation"])
+    figure, panels = _panels(list(rows.groupby([*SETTING, "task"], sort=False)), groups)
+    for ax, key, panel, heading, names in panels:
+        ax.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+        for start in names:
+            colour, marker, line = looks[start]
+            of = panel[panel["initialisation"] == start].sort_values("confidence")
+            ax.plot(of["confidence"], of["accuracy"], color=colour, linestyle=line, linewidth=1.3)
+            size = 6 + 160 * of["n_images"] / of["n_images"].sum()
+            ax.scatter(of["confidence"], of["accuracy"], size, color=colour, marker=marker, alpha=0.8, linewidths=0)
+        low = max(0, panel["confidence"].min() - 0.05)
+        ax.set(xlabel="confidence", ylabel="accuracy", xlim=(low, 1.03), ylim=(-0.03, 1.03))
+        ax.set_title(_headed(_title(rows, key), heading), fontsize=10)
+        _quiet(ax)
+    _legend(figure, _handles(looks))
+    return figure
+
+
+def strata(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:
+    """The scores in parts of the test images: by size of the lesion, source, scanner, class; with intervals.
+
+    scores: what `statistics.intervals` gives with strata. One panel for segmentation and one for classification (the
+    first of fine-tuning, linear probe and neighbours) for each kind of part, at the largest label fraction; within one
+    class the score is the recall.
+    """
+    _rows(scores, "strata", "stratum", "task", "metric", "label_fraction", "initialisation")
+    kind, tasks = scores["stratum"].map(lambda part: part.partition(": ")[0]), set(scores["task"])
+    told = ["segment", next((task for task in TELLING if task in tasks), "")]
+    recall = (kind == "class") & (scores["task"] != "segment")
+    wanted = scores["task"].map(metrics).where(~recall, "balanced_accuracy")
+    rows = scores.assign(kind=kind)[(kind != "") & scores["task"].isin(told) & (scores["metric"] == wanted)]
+    _rows(rows, "strata", why="no part of the test images is known, or there is one only")
+    rows = rows[rows["label_fraction"] == rows.groupby([*SETTING, "task"])["label_fraction"].transform("max")]
+    looks, groups = styles(rows["initialisation"]), in_groups(rows["initialisation"])
+    figure, panels = _panels(list(rows.groupby([*SETTING, "task", "kind"], sort=False)), groups)
+    for ax, key, panel, heading, names in panels:
+        parts = sorted(set(panel["stratum"]), key=lambda part: (SIZES.index(part) if part in SIZES else 0, part))
+        for nth, start in enumerate(names):
+            colour, marker, _ = looks[start]
+            of = panel[panel["initialisation"] == start]
+            x = of["stratum"].map(parts.index) + 0.7 * ((nth + 0.5) / len(names) - 0.5)
+            ax.vlines(x, of["low"], of["high"], color=colour, linewidth=1.4)
+            ax.plot(x, of["mean"], marker=marker, linestyle="", color=colour, markersize=5.5)
+        ax.set_xticks(range(len(parts)), [_wrapped(part.partition(": ")[2]) for part in parts])
+        ax.set_xlim(-0.6, len(parts) - 0.4)
+        ax.set(xlabel=key[-1], ylabel="recall" if key[-1] == "class" and key[-2] != "segment" else metrics[key[-2]])
+        ax.set_title(_headed(_title(rows, key[:-1]), heading), fontsize=10)
+        _quiet(ax)
+        ax.grid(axis="x", visible=False)
     _legend(figure, _handles(looks, lines=False))
     return figure
 
@@ -537,32 +751,35 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
     """Dice against the size of the lesion: a faint point for each case, a line through the means of equal groups.
 
     cases: rows of cases.parquet with initialisation; area is the lesion's share of the image. One panel for each label
-    fraction.
+    fraction, and dataset and size where there are several; for many initialisations only of the largest fraction.
     """
     _rows(cases, "lesion_sizes", "area", "dice", "label_fraction", "initialisation")
-    looks = styles(cases["initialisation"])
-    fractions = sorted(set(cases["label_fraction"]))
-    figure = Figure(figsize=(max(3.1 * len(fractions), 4), 3.4), layout="constrained")
-    edges = np.unique(np.quantile(cases["area"], np.linspace(0, 1, bins + 1)))
-    for ax, fraction in zip(figure.subplots(1, len(fractions), sharey=True, squeeze=False)[0], fractions, strict=True):
-        for start, (colour, marker, line) in looks.items():
-            rows = _where(cases, label_fraction=fraction, initialisation=start)
+    cases = cases.assign(**{name: "" for name in SETTING if name not in cases})
+    looks, groups = styles(cases["initialisation"]), in_groups(cases["initialisation"])
+    if len(groups) > 1:
+        cases = cases[cases["label_fraction"] == cases["label_fraction"].max()]
+    figure, panels = _panels(list(cases.groupby([*SETTING, "label_fraction"])), groups, 3)
+    for ax, key, panel, heading, names in panels:
+        edges = np.unique(np.quantile(panel["area"], np.linspace(0, 1, bins + 1)))
+        for start in names:
+            colour, marker, line = looks[start]
+            rows = panel[panel["initialisation"] == start]
             ax.scatter(rows["area"], rows["dice"], s=7, color=colour, alpha=0.18, linewidths=0)
             group = np.clip(np.searchsorted(edges, rows["area"], side="right") - 1, 0, max(len(edges) - 2, 0))
             means = rows.groupby(group)[["area", "dice"]].mean()
-            ax.plot(
-                means["area"], means["dice"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8
-            )
+            like = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5.5, "linewidth": 1.8}
+            ax.plot(means["area"], means["dice"], **like)
         ax.set_xscale("log")
-        low, high = cases["area"].min(), cases["area"].max()
+        low, high = panel["area"].min(), panel["area"].max()
         ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low / 1.2 <= t <= high * 1.2]
+        ticks = ticks[:: max(1, len(ticks) // 4)]
         ax.xaxis.set_major_locator(FixedLocator(ticks))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(ticks, [percent(t) for t in ticks])
-        ax.set(xlabel="area of the lesion, share of the image", ylim=(-0.03, 1.03))
-        ax.set_title(f"label_fraction {percent(fraction)}", fontsize=10)
+        ax.set(xlabel="area of the lesion, share of the image", ylabel="dice", ylim=(-0.03, 1.03))
+        fraction = f"label_fraction {percent(key[-1])}" if not heading else ""
+        ax.set_title("\n".join(filter(None, (_setting(cases, key), fraction, heading))), fontsize=10)
         _quiet(ax)
-    figure.axes[0].set_ylabel("dice")
     _legend(figure, _handles(looks))
     return figure
 
@@ -631,10 +848,51 @@ def _where(rows: pd.DataFrame, **wanted) -> pd.DataFrame:
     return rows
 
 
+def _panels(keyed: Sequence[tuple], groups: Mapping[str, list[str]], columns: int = 2) -> tuple[Figure, list[tuple]]:
+    """A figure with a panel for each of the keyed rows; where there are several groups, these are its columns.
+
+    Returns it and, for each panel, its Axes, the key, its rows, the heading of the group and its initialisations.
+    """
+    columns = len(groups) if len(groups) > 1 else min(len(keyed), columns)
+    lines = -(-len(keyed) * len(groups) // columns)
+    wide = 3.9 if columns < 3 else 3.3
+    figure = Figure(figsize=(max(wide * columns, 4), 0.77 * wide * lines + 0.5), layout="constrained")
+    grid, panels = figure.add_gridspec(lines, columns), []
+    for i, ((key, rows), (heading, names)) in enumerate(product(keyed, groups.items())):
+        names = [name for name in names if (rows["initialisation"] == name).any()]
+        alone = i % len(groups) and not any(" on " in name for name in names)  # the first group has shown these
+        if names and not alone:
+            heading = heading if any(" on " in name for name in names) else ""
+            panels.append((figure.add_subplot(grid[i // columns, i % columns]), key, rows, heading, names))
+    return figure, panels
+
+
+def _setting(rows: pd.DataFrame, key: tuple) -> str:
+    """The settings that vary among the rows, of one key that begins with them."""
+    return ", ".join(
+        f"{value} pixels" if name == "size" else str(value)
+        for name, value in zip(SETTING, key, strict=False)
+        if len(set(rows[name])) > 1
+    )
+
+
 def _title(rows: pd.DataFrame, key: tuple) -> str:
     """The task, with the settings that vary among the rows before it."""
-    varied = [str(value) for name, value in zip(SETTING, key, strict=False) if len(set(rows[name])) > 1]
-    return ": ".join([*varied, key[-1]])
+    setting = _setting(rows, key)
+    return f"{setting}: {key[-1]}" if setting else key[-1]
+
+
+def _headed(title: str, heading: str) -> str:
+    return f"{title}\n{heading}" if heading else title
+
+
+def _listed(names: Iterable) -> str:
+    return ", ".join(sorted(set(names)))
+
+
+def _wrapped(text: str, width: int = 14) -> str:
+    """The text in lines, which may begin with a plus, too."""
+    return "\n".join(line.replace(" +", "+") for line in textwrap.wrap(text.replace("+", " +"), width))
 
 
 def _quiet(ax: Axes, grid: bool = True) -> None:
@@ -654,5 +912,6 @@ def _handles(looks: dict[str, tuple], markers: bool = True, lines: bool = True) 
 
 
 def _legend(figure: Figure, handles: list) -> None:
-    columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.25)))
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = min(len(handles), max(1, int(figure.get_figwidth() / (0.75 + 0.075 * longest))))
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=3)

@@ -17,9 +17,11 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from mednb import files, plots, results, statistics
+from mednb import claims, files, ledger, metrics, plots, results, statistics
+from mednb.claims import Verdict
 from mednb.plots import Figure, NothingToDraw
 from mednb.results import MAIN_METRIC, QUESTION, SETTING, in_order, percent
+from mednb.study.progress import duration
 
 # What a score is a score of, and what there are few of.
 ASKED = {
@@ -27,6 +29,12 @@ ASKED = {
     "linear": ("a linear probe on", "labels"),
     "finetune": ("fine-tuning", "labels"),
     "segment": ("a U-Net started from", "masks"),
+}
+OF_A_CLAIM = {
+    "supported": "the numbers hold the claim up, beyond chance",
+    "contradicted": "the numbers speak against it, beyond chance",
+    "undecided": "seeds and patients are too few to tell",
+    "not tested": "the study lacks what it would take",
 }
 VERDICTS = {
     "helped": "the interval excludes zero: pretraining helped",
@@ -46,6 +54,19 @@ class Kind:
 
 
 FIGURES = {
+    "claims": Kind(
+        "The comparisons behind the claims",
+        "Each mark is one comparison of a claim with its 95 % interval; the dashed line is what was asked for. Where "
+        "one of several comparisons is enough, it has to be clearer than its line here shows, and the marks know that.",
+        "the study makes no claim that it could test",
+    ),
+    "effect_map": Kind(
+        "What pretraining adds, at a glance",
+        "A row for each initialisation, a column for each task and share of the labels; a cell is the difference to "
+        "random initialisation in hundredths. Bold and framed: no chance, even among all that are compared here "
+        "(Holm). Look for rows and columns of one sign, not for the largest number.",
+        "no encoder was tested on the same seed as random initialisation",
+    ),
     "effects": Kind(
         "What pretraining adds",
         "Each mark is the difference to random initialisation on the same seeds and test patients, each line its "
@@ -61,6 +82,24 @@ FIGURES = {
         "that is a saving in labels. Whether two curves differ by more than chance is told by the figure above, "
         "because their lines share the same patients.",
         "no run of classify or segment finished",
+    ),
+    "critical_difference": Kind(
+        "Who is ahead over all tasks?",
+        "Mean rank over all tasks, seeds and folds, 1 is best; a bar joins what does not differ (Friedman, Nemenyi). "
+        "Ranks forget how large a difference is, and the tasks share their patients: a summary, no evidence.",
+        "it takes three initialisations that were all tested in two tasks or seeds",
+    ),
+    "reliability": Kind(
+        "Is it right as often as it says?",
+        "All labels used. On the diagonal accuracy equals confidence; below it the classifier is too sure of itself. "
+        "A large mark stands for many images: believe it more than a small one.",
+        "no run of classify finished",
+    ),
+    "strata": Kind(
+        "Who is it worse for?",
+        "The scores on parts of the test images, all labels used, with 95 % intervals. Look for a part in which all "
+        "initialisations are worse, and for one in which their order changes. Small parts have wide intervals.",
+        "no part of the test images is known, or there is one only",
     ),
     "maps": Kind(
         "What lies near what",
@@ -99,18 +138,49 @@ FIGURES = {
 }
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What the runs of a study allow to say: scores with intervals, also in strata, differences, verdicts on claims."""
+
+    drawn: statistics.Bootstrap
+    scores: pd.DataFrame
+    parts: pd.DataFrame
+    differences: pd.DataFrame
+    worth: pd.DataFrame
+    verdicts: list[Verdict]
+    stand_ins: list[str]
+
+
+def evidence(runs: str | Path) -> Evidence:
+    """Draw test patients and seeds anew, and see what the scores in the folder of a study and its claims are worth."""
+    drawn = statistics.bootstrap(results.gather(runs, "predictions.parquet"), results.gather(runs, "cases.parquet"))
+    parts = statistics.intervals(drawn, strata=True)
+    claimed, stand_ins = claims.of(runs)
+    return Evidence(
+        drawn=drawn,
+        scores=parts[parts["stratum"] == ""].reset_index(drop=True),
+        parts=parts,
+        differences=statistics.differences(drawn),
+        worth=statistics.labels_worth(drawn),
+        verdicts=[claims.judge(claim, drawn) for claim in claimed],
+        stand_ins=stand_ins,
+    )
+
+
 # -------------------- figures that need more than rows
 
 
 def keep(draw: Callable[..., Figure], *what, out: str | Path) -> Figure | str:
-    """Draw, and save as `out/figures/<name of draw>.png`; where there is nothing to draw, say why in a sentence."""
-    path = Path(out) / "figures" / f"{draw.__name__}.png"
+    """Draw, and save as `out/figures/<name of draw>.png` and .svg; where there is nothing to draw, say why."""
+    paths = [Path(out) / "figures" / f"{draw.__name__}.{ending}" for ending in ("png", "svg")]
     try:
         figure = draw(*what)
     except NothingToDraw as reason:
-        path.unlink(missing_ok=True)  # an older figure would belong to an older study
+        for path in paths:
+            path.unlink(missing_ok=True)  # an older figure would belong to an older study
         return str(reason)
-    plots.save(figure, path)
+    for path in paths:
+        plots.save(figure, path)
     return figure
 
 
@@ -119,10 +189,35 @@ def maps(runs: str | Path) -> Figure:
     return plots.maps(_first(results.gather(runs, "map.parquet"), "maps: no run left a map.parquet"))
 
 
+def critical_difference(drawn: statistics.Bootstrap) -> Figure:
+    """The mean ranks of the initialisations over all tasks, seeds and folds."""
+    try:
+        return plots.critical_difference(statistics.critical_difference(drawn))
+    except ValueError as error:
+        raise NothingToDraw(f"critical_difference: there are no ranks ({error})") from error
+
+
+def reliability(runs: str | Path, bins: int = 10) -> Figure:
+    """How often each classifier is right, given how sure it is; all labels used, all seeds together."""
+    rows = results.gather(runs, "predictions.parquet")
+    if not len(rows):
+        raise NothingToDraw("reliability: no run left a predictions.parquet")
+    rows = rows[(rows["label_fraction"] == rows["label_fraction"].max()) & (rows["task"] != "knn")]
+    found = []
+    by = [*SETTING, "task", "initialisation"]
+    for key, of in rows.groupby(by):
+        probabilities = of.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
+        told = metrics.reliability(of["label"].to_numpy(int), probabilities, bins)
+        found.append(told.assign(**dict(zip(by, key, strict=True))))
+    return plots.reliability(pd.concat(found, ignore_index=True) if found else pd.DataFrame())
+
+
 def segmentation(runs: str | Path) -> Figure:
-    """The example outlines of the first seed of every initialisation."""
+    """The example outlines of the first seed of every initialisation, on the first dataset and at its first size."""
     examples = {}
-    for run in results.finished(runs).sort_values(["seed", "fold"], kind="stable").itertuples():
+    finished = results.finished(runs)
+    of = finished[finished["stage"] == "segment"].sort_values(["dataset", "size", "seed", "fold"], kind="stable")
+    for run in of[(of[["dataset", "size"]] == of[["dataset", "size"]].head(1).to_numpy()).all(axis=1)].itertuples():
         path = run.folder / "examples.npz"
         if path.is_file() and run.initialisation not in examples:
             with np.load(path) as arrays:
@@ -131,7 +226,7 @@ def segmentation(runs: str | Path) -> Figure:
 
 
 def neighbours(runs: str | Path, data: str | Path | None = None, queries: int = 6, k: int = 3) -> Figure:
-    """Some test images, evenly over the classes, and their k nearest training images (first seed).
+    """Some test images, evenly over the classes, and their k nearest training images (first seed of each method).
 
     `data` is the folder of the datasets, as in `mednb.datasets.load`; the images must be those of the runs.
     """
@@ -152,7 +247,8 @@ def neighbours(runs: str | Path, data: str | Path | None = None, queries: int = 
     turns = test.sample(frac=1, random_state=0).groupby("label").cumcount()  # one of each class, then the next of each
     asked = test.loc[turns.sort_values(kind="stable").index[:queries]].sort_values("label", kind="stable")
     found, labels = {}, {}
-    for name, group in embedded.groupby("initialisation"):
+    one_each = {name.split()[0]: name for name in reversed(in_order(embedded["initialisation"]))}  # of each method
+    for name, group in embedded[embedded["initialisation"].isin(one_each.values())].groupby("initialisation"):
         known = group[(group["split"] == "train") & (group["dataset"] == run["dataset"])]
         mine = group.set_index("image_id").loc[asked["image_id"]]
         near, _ = embed.neighbours(embed.vectors(mine), k, embed.vectors(known))
@@ -180,17 +276,26 @@ def _reading(folder: Path) -> dict:
 
 
 def write(
-    runs: str | Path, out: str | Path, title: str = "", question: str = "", profile: str = "", study: str = ""
+    runs: str | Path,
+    out: str | Path,
+    title: str = "",
+    question: str = "",
+    profile: str = "",
+    study: str = "",
+    of: Evidence | None = None,
 ) -> Path:
     """Write `out/report.html` from the runs of a study and the figures in `out/figures`; returns its path.
 
-    What the study does not have is missing with a sentence. No patient is named on the page.
+    `of`: the evidence, where it is at hand. What the study does not have is missing with a sentence. No patient is
+    named on the page. `out/worth.csv` holds how many labels pretraining is worth.
     """
     from jinja2 import Environment, StrictUndefined
 
-    drawn = statistics.bootstrap(results.gather(runs, "predictions.parquet"), results.gather(runs, "cases.parquet"))
-    scores, differences = statistics.intervals(drawn), statistics.differences(drawn)
+    of = of or evidence(runs)
+    scores, differences = of.scores, of.differences
     finished, points = results.finished(runs), results.gather(runs, "map.parquet")
+    readings = ledger.read(runs)
+    books = notebooks(finished, set(readings.loc[readings["again"], "run"]), out)
     main = list(MAIN_METRIC.items())
     others = sorted(set(zip(scores["task"], scores["metric"], strict=True)) - set(main))
     template = resources.files("mednb").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -199,22 +304,99 @@ def write(
         title=title or f"Study {study or finished['study'].iloc[0]}",
         question=question or QUESTION_OF_ALL,
         profile=profile,
+        verdicts=[said_of(verdict) for verdict in of.verdicts],
+        counted={word: [each.word for each in of.verdicts].count(word) for word in OF_A_CLAIM},
+        meaning=OF_A_CLAIM,
+        stand_ins=of.stand_ins,
         tally=tally(differences),
         answers=answers(scores, differences),
         seeds=in_words(finished["seed"].dropna().astype(int)),
         budget=budget(finished),
-        tables=tables(scores, differences, main),
-        more=tables(scores, differences, others),
+        tables=tables(scores, differences, main, books),
+        more=tables(scores, differences, others, books),
+        worth=worth(of.worth),
         figures=[asdict(kind) | {"png": _png(out, name)} for name, kind in FIGURES.items()],
         geometry=geometry(results.collect(runs), finished),
         data=[data(name, finished, points) for name in sorted(set(finished["dataset"].dropna()))],
+        readings=read_of_test(readings),
         remarks=results.remarks(runs),
         runs=[run._asdict() | {"link": _link(run.folder, out)} for run in finished.itertuples()],
     )
     path = Path(out) / "report.html"
-    with files.whole(path) as aside:
-        aside.write_text(html, encoding="utf-8")
+    for file, text in {path: html, path.with_name("worth.csv"): of.worth.to_csv(index=False)}.items():
+        with files.whole(file) as aside:
+            aside.write_text(text, encoding="utf-8")
     return path
+
+
+def said_of(verdict: Verdict) -> dict:
+    """A verdict as the page says it: the claim, the word, why, what would decide, and its comparisons."""
+    claim, rows = verdict.claim, verdict.comparisons
+    asked = {claim.metric or MAIN_METRIC.get(task, "") for task in claim.each.get("task", [claim.task])}
+    lines = []
+    for row in rows.to_dict("records") if len(rows) else ():
+        tested = row["verdict"] != "not tested"
+        numbers = f"{_signed(row['effect'])} {_bracket(row['low'], row['high'], _signed)}" if tested else row["missing"]
+        lines.append({"what": row["what"], "numbers": numbers, "verdict": row["verdict"]})
+    seeds = rows.get("n_seeds", pd.Series(dtype=float)).dropna().astype(int)
+    patients = rows.get("n_patients", pd.Series(dtype=float)).dropna().astype(int)
+    return {
+        "id": claim.id,
+        "sentence": claim.sentence,
+        "word": verdict.word,
+        "why": verdict.why,
+        "decides": verdict.decides,
+        "metric": in_words(asked - {""}),
+        "lines": lines,
+        "seeds": _span(seeds) if len(seeds) else "",
+        "patients": _span(patients) if len(patients) else "",
+    }
+
+
+def notebooks(finished: pd.DataFrame, again: set[str], out: str | Path) -> dict[tuple, list[dict]]:
+    """The notebooks that each score comes from: (dataset, encoder, size, initialisation, stage) -> one for each seed.
+
+    `again`: the runs that read test again after other values of theirs had been read.
+    """
+    found = {}
+    for run in finished.sort_values(["seed", "fold"], kind="stable").itertuples():
+        key = (*(getattr(run, name) for name in SETTING), run.initialisation, run.stage)
+        said = {"seed": run.seed, "link": _link(run.folder, out), "again": run.run in again}
+        found.setdefault(key, []).append(said)
+    return found
+
+
+def read_of_test(readings: pd.DataFrame) -> list[dict]:
+    """How often each test set was read: a line for each dataset, fold and task."""
+    lines = []
+    for (dataset, fold, task), of in readings.groupby(["dataset", "fold", "task"]):
+        lines.append(
+            {
+                "dataset": dataset,
+                "fold": fold,
+                "task": task,
+                "readings": len(of),
+                "runs": of["run"].nunique(),
+                "again": in_words(of.loc[of["again"], "run"]),
+                "who": in_words(of["who"]),
+                "last": of["time"].max()[:16].replace("T", " "),
+            }
+        )
+    return lines
+
+
+def worth(rows: pd.DataFrame) -> list[dict]:
+    """How many labels pretraining is worth: a small table for each setting and task, in words."""
+    found = []
+    for _, of in rows.groupby([*SETTING, "task"], sort=False):
+        fractions = sorted(set(of["label_fraction"]))
+        lines = []
+        for name in in_order(of["initialisation"]):
+            said = of[of["initialisation"] == name].set_index("label_fraction")["said"]
+            lines.append({"name": name, "cells": [said.get(fraction, "–") for fraction in fractions]})
+        title = f"{_where(rows, of.iloc[0])}{of['task'].iloc[0]}"
+        found.append({"title": title, "fractions": [percent(fraction) for fraction in fractions], "lines": lines})
+    return found
 
 
 def verdict(low: float, high: float) -> str:
@@ -258,12 +440,20 @@ def answers(scores: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, s
     return said
 
 
-def tables(scores: pd.DataFrame, differences: pd.DataFrame, asked: Iterable[tuple[str, str]]) -> list[dict]:
-    """One small table for each setting, task and metric: a row per initialisation, a column per label fraction."""
+def tables(
+    scores: pd.DataFrame,
+    differences: pd.DataFrame,
+    asked: Iterable[tuple[str, str]],
+    books: dict[tuple, list[dict]],
+) -> list[dict]:
+    """One small table for each setting, task and metric: a row per initialisation, a column per label fraction.
+
+    books: the notebooks that the scores come from, as `notebooks` gives them.
+    """
     change = differences[[*QUESTION, "low", "high"]]
     rows = scores.merge(change, on=QUESTION, how="left", suffixes=("", "_of_difference"))
     found = []
-    for _, of_setting in rows.groupby(SETTING):
+    for setting, of_setting in rows.groupby(SETTING):
         for task, metric in asked:
             of_task = of_setting[(of_setting["task"] == task) & (of_setting["metric"] == metric)]
             if not len(of_task):
@@ -280,8 +470,9 @@ def tables(scores: pd.DataFrame, differences: pd.DataFrame, asked: Iterable[tupl
                     }
                     for cell in mine.itertuples()
                 }
-                seen = f"{mine['images_seen'].iloc[0]:,}"
-                lines.append({"name": name, "images_seen": seen, "cells": [cells.get(each) for each in fractions]})
+                said = {"name": name, "images_seen": f"{mine['images_seen'].iloc[0]:,}"}
+                said |= {"books": books.get((*setting, name, "segment" if task == "segment" else "classify"), [])}
+                lines.append(said | {"cells": [cells.get(each) for each in fractions]})
             found.append(
                 {
                     "title": f"{_where(scores, of_task.iloc[0])}{task}, {metric}",
@@ -308,6 +499,7 @@ def budget(finished: pd.DataFrame) -> dict:
                 "epochs": in_words(mine["epochs"]) if name != "none" else "–",
                 "batch_size": in_words(mine["batch_size"]) if name != "none" else "–",
                 "device": in_words(said.get("device", "?") for said in mine["said"]),
+                "took": _took(mine["folder"]),
             }
         )
     seen = runs.loc[runs["method"] != "none", "images_seen"]
@@ -356,6 +548,13 @@ def in_words(values: Iterable) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
+def _took(folders: Iterable[Path]) -> str:
+    """The wall time of runs, mean and all together, as their processes wrote it down; "–" where they did not."""
+    paths = [path for folder in folders if (path := folder / "status.json").is_file()]
+    seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths]
+    return f"{duration(sum(seconds) / len(seconds))} ({duration(sum(seconds))})" if seconds else "–"
+
+
 def _span(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
     return f"{low}" if low == high else f"{low} to {high}"
@@ -371,7 +570,9 @@ def _bracket(low: float, high: float, written: Callable[[float], str] = "{:.2f}"
 
 def _where(scores: pd.DataFrame, row) -> str:
     """The settings that vary among the scores, in front of what is said of one of them."""
-    return "".join(f"{getattr(row, name)}: " for name in SETTING if len(set(scores[name])) > 1)
+    said = dict(row) if isinstance(row, pd.Series) else row._asdict()
+    said["size"] = f"{said['size']} pixels"
+    return "".join(f"{said[name]}: " for name in SETTING if len(set(scores[name])) > 1)
 
 
 def _png(out: str | Path, name: str) -> str | None:

@@ -199,7 +199,7 @@ def test_what_a_study_lacks_is_not_tested_and_says_what(drawn):
 def test_one_seed_is_said_to_be_too_few():
     row = {"verdict": "undecided", "effect": 0.05, "low": -0.05, "high": 0.15, "n_seeds": 1, "n_patients": 100}
     said = claims.further(claim(), pd.DataFrame([row]))
-    assert "about 4 times as many seeds and test patients would decide: 4 and 400 instead of 1 and 100." in said
+    assert "about 4 times as many seeds and test patients would decide (4 and 400 instead of 1 and 100)." in said
     assert "A single seed says nothing of other seeds" in said
     row |= {"effect": 0.0101, "low": -0.2}
     assert "more than 50 times as many" in claims.further(claim(smallest=0.0102), pd.DataFrame([row]))

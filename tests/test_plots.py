@@ -22,7 +22,8 @@ def rows(tmp_path_factory):
     names = {"metrics": "metrics.csv", "maps": "map.parquet", "cases": "cases.parquet"}
     found = {name: results.gather(study, file) for name, file in names.items()}
     drawn = statistics.bootstrap(results.gather(study, "predictions.parquet"), found["cases"], replicates=50)
-    return found | {"scores": statistics.intervals(drawn), "differences": statistics.differences(drawn)}
+    found |= {"scores": statistics.intervals(drawn), "parts": statistics.intervals(drawn, strata=True)}
+    return found | {"differences": statistics.differences(drawn), "drawn": drawn}
 
 
 def examples(*names):
@@ -233,6 +234,96 @@ def test_effects_fill_the_marks_whose_interval_excludes_zero(rows):
     assert_sound(plots.effects(found.query("task == 'knn' and label_fraction == 0.1")), 1)
 
 
+def test_effects_have_a_panel_for_each_setting(rows):
+    both = pd.concat([rows["differences"], rows["differences"].assign(dataset="busi")])
+    figure = plots.effects(both)
+    assert_sound(figure, 2)
+    assert [ax.get_title() for ax in figure.axes] == ["phantoms", "busi"]
+
+
+def test_the_map_of_effects_writes_every_number_and_frames_what_is_no_chance(rows):
+    found = rows["differences"].query("metric in ['auroc', 'dice']").reset_index(drop=True)
+    found["p_holm"] = np.where(found.index % 3 == 0, 0.01, 0.5)
+    figure = plots.effect_map(found)
+    (ax,) = figure.axes
+    assert ax.images[0].get_array().shape == (2, 4 * 3)
+    assert sorted(text.get_text() for text in ax.texts) == sorted(
+        f"{100 * value:+.1f}".replace("-", "−") for value in found["difference"]
+    )
+    bold = [text for text in ax.texts if text.get_fontweight() == "bold"]
+    assert len(ax.patches) == len(bold) == (found["p_holm"] < 0.05).sum()
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
+    assert all(figure.bbox.contains(box.x0, box.y0) for box in boxes)
+
+
+def test_comparisons_of_claims_are_marked_by_what_they_say():
+    values = {"low": -0.1, "high": 0.1, "smallest": 0.01, "expects": "more"}
+    said = ["supported", "contradicted", "undecided", "not tested"]
+    rows = pd.DataFrame({"id": ["C1", "C1", "C2", "C2"], "what": ["a", "b", "", "c"], "of_this": said}).assign(**values)
+    rows["effect"] = [0.05, -0.05, 0.0, np.nan]
+    figure = plots.claims(rows)
+    assert_sound(figure, 1)
+    (ax,) = figure.axes
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["C1: a", "C1: b", "C2"]
+    marks = [(line.get_marker(), line.get_markerfacecolor()) for line in ax.lines if line.get_marker() in "os"]
+    assert marks == [("o", "#222222"), ("s", "#222222"), ("o", "white")]
+    with pytest.raises(plots.NothingToDraw, match="no claim could be tested"):
+        plots.claims(rows.assign(effect=np.nan))
+
+
+def test_ranks_stand_on_a_line_and_a_bar_joins_what_does_not_differ():
+    mean = pd.Series({"a": 1.2, "b": 1.9, "c": 3.4, "d": 3.5})
+    figure = plots.critical_difference(statistics.Ranks(mean, 1.0, 0.01, 12, [["a", "b"], ["c", "d"]]))
+    (ax,) = figure.axes
+    written = [text.get_text() for text in ax.texts]
+    assert [text for text in written if "(" in text] == ["a (1.2)", "b (1.9)", "c (3.4)", "d (3.5)"]
+    bars = [line[:, 0] for of in ax.collections if of.get_linewidth()[0] > 3 for line in of.get_segments()]
+    assert np.array(bars) == pytest.approx(np.array([(1.17, 1.93), (3.37, 3.53)]))
+    figure.draw_without_rendering()
+    assert all(figure.bbox.contains(*text.get_window_extent().min) for text in ax.texts)
+
+
+def test_reliability_has_the_diagonal_and_a_line_for_each(rows):
+    told = pd.DataFrame({"confidence": [0.4, 0.7, 0.95], "accuracy": [0.3, 0.75, 0.9], "n_images": [3, 5, 90]})
+    said = {"dataset": "phantoms", "encoder": "e", "size": 32, "task": "linear"}
+    told = pd.concat([told.assign(initialisation=name, **said) for name in ("none", "simclr")])
+    figure = plots.reliability(told)
+    assert_sound(figure, 1)
+    diagonal, *others = figure.axes[0].lines
+    assert (diagonal.get_xdata() == diagonal.get_ydata()).all()
+    assert len(others) == 2
+
+
+def test_parts_of_the_test_images_stand_side_by_side_small_lesions_first(rows):
+    figure = plots.strata(rows["parts"])
+    panels = {(ax.get_title(), ax.get_xlabel()): ax for ax in figure.axes}
+    assert_sound(figure, len(panels))
+    sizes = [tick.get_text() for tick in panels["segment", "size"].get_xticklabels()]
+    assert sizes == ["small", "medium", "large"]
+    assert panels["finetune", "class"].get_ylabel() == "recall"
+    assert {title for title, _ in panels} == {"finetune", "segment"}
+    with pytest.raises(plots.NothingToDraw, match="no part of the test images is known"):
+        plots.strata(rows["scores"])
+
+
+def test_many_initialisations_have_a_panel_for_each_pretraining_set(rows):
+    methods, sets = ("simclr", "moco", "byol"), ("busi", "mini_mias")
+    names = ["none", "supervised", *(f"{method} on {each}" for method in methods for each in sets)]
+    groups = plots.in_groups(names)
+    assert list(groups) == ["on busi", "on mini_mias"]
+    assert groups["on busi"] == ["none", "byol on busi", "moco on busi", "simclr on busi", "supervised"]
+    assert plots.in_groups(["none", "byol on busi", "byol on udiat"]) == {"": ["none", "byol on busi", "byol on udiat"]}
+    many = pd.concat([rows["scores"].query("initialisation == 'simclr'").assign(initialisation=name) for name in names])
+    figure = plots.label_efficiency(many)
+    assert_sound(figure, 4 * 2)
+    assert [len(ax.lines) for ax in figure.axes] == [5] * 8
+    cases = pd.concat([rows["cases"].query("initialisation == 'none'").assign(initialisation=name) for name in names])
+    assert_sound(plots.lesion_sizes(cases), 2)
+    alone = cases.query("initialisation == 'none'").assign(size=128)
+    assert_sound(plots.lesion_sizes(pd.concat([cases, alone])), 3)
+
+
 def test_lesion_sizes_have_a_panel_for_each_label_fraction(rows):
     assert_sound(plots.lesion_sizes(rows["cases"]), 3)
     alone = rows["cases"].query("label_fraction == 1.0 and initialisation == 'none'")
@@ -280,6 +371,10 @@ def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone(
         (plots.maps, [pd.DataFrame()]),
         (plots.label_efficiency, [pd.DataFrame()]),
         (plots.effects, [pd.DataFrame()]),
+        (plots.effect_map, [pd.DataFrame()]),
+        (plots.claims, [pd.DataFrame()]),
+        (plots.reliability, [pd.DataFrame()]),
+        (plots.strata, [pd.DataFrame()]),
         (plots.lesion_sizes, [pd.DataFrame()]),
         (plots.class_counts, [pd.DataFrame()]),
     ],

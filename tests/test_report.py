@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mednb import datasets, plots, report, results, statistics
+from mednb import datasets, ledger, plots, report, results, statistics
 
 IMAGES = fake_runs.images(n_patients=30, size=16)
 VOID = {"meta", "img", "br", "link", "hr"}
@@ -90,18 +90,80 @@ def test_no_patient_is_named(page):
 
 
 def test_the_answer_comes_first_then_the_budget_then_the_scores(page):
-    order = ["answer", "budget", "scores", "figures", "geometry", "data", "remarks", "runs"]
+    order = ["answer", "budget", "scores", "worth", "figures", "geometry", "data", "ledger", "remarks", "runs"]
     assert re.findall(r'<section id="(\w+)">', page.html) == order
     assert page.text.index("With 10 % of the labels") < page.text.index("Every pretrained encoder")
     assert "Every pretrained encoder saw the same number of images: 23,040" in page.text
 
 
 def test_every_run_links_to_its_notebook(study, page):
-    links = [link for link in page.links if not link.startswith("#")]
-    assert len(links) == 3 * 2 * 4
+    links = {link for link in page.links if not link.startswith("#")}
+    assert links == {f"../{folder.name}/notebook.ipynb" for folder in study.glob("*-*")}
     assert all((study / "report" / unquote(link)).is_file() for link in links)
     anchors = {link[1:] for link in page.links if link.startswith("#")}
     assert anchors <= set(re.findall(r'id="(\w+)"', page.html))
+
+
+def test_every_score_links_to_the_notebooks_it_comes_from(page):
+    cells = re.findall(r'<td><a class="number" href="([^"]+)"><b>[\d.]+</b></a>', page.html)
+    assert len(cells) == len(re.findall(r"<b>\d\.\d\d</b>", page.html)) > 3 * 4 * 2
+    for task, stage in (("linear, auroc", "classify"), ("segment, dice", "segment")):
+        table = page.html.split(f"<h3>{task} by label_fraction</h3>")[1].split("</table>")[0]
+        line = next(line for line in table.split("<tr>") if "<th>simclr</th>" in line)
+        linked = re.findall(r'href="([^"]+)"', line)
+        both = [f"../{stage}-simclr-s{seed}/notebook.ipynb" for seed in (0, 1)]
+        assert linked == [both[0]] * 2 + both  # two label fractions, then all seeds
+
+
+def test_verdicts_stand_before_everything_else(tmp_path):
+    study = study_of(tmp_path / "s", effects={"none": 0.0, "simclr": 3.0, "byol": -3.0}, of=fake_runs.images(150, 16))
+    claim = {"sentence": "It helps <much>.", "task": "linear", "where": {"label_fraction": 0.1}, "smallest": 0.01}
+    claim |= {"than": {"method": "none"}}
+    listed = [claim | {"id": f"C{name}", "more": {"method": name}} for name in ("simclr", "byol", "moco")]
+    listed[0] |= {"more": {}, "each": {"more.method": ["simclr", "byol"]}, "combine": "any"}
+    told = {"study": "s", "claims": listed, "stand_ins": ["Phantoms stand in for patients."]}
+    (study / "claims.json").write_text(json.dumps(told))
+    text = Page(report.write(study, tmp_path)).text
+    assert "Claims: 1 supported , 1 contradicted , 0 undecided , 1 not tested ." in text
+    order = [
+        "Csimclr: supported",
+        "Cbyol: contradicted",
+        "Cmoco: not tested",
+        "Phantoms stand in",
+        "With 10 % of the labels",
+    ]
+    places = [text.index(said) for said in order]
+    assert places == sorted(places)
+    assert "It helps <much>. auroc: 2 comparisons, of which one had to hold: 1 supported, 1 contradicted" in text
+    assert "no score has the method 'moco'" in text
+
+
+def test_a_number_that_may_have_been_chosen_on_test_is_marked(tmp_path):
+    study = study_of(tmp_path / "s", stages=("classify",), seeds=(0, 1))
+    assert "No ledger was kept" in Page(report.write(study, tmp_path)).text
+    reading = dict.fromkeys(ledger.COLUMNS, "x") | {"fold": 0, "task": "linear", "dataset": "phantoms"}
+    readings = [("classify-simclr-s0", "a"), ("classify-simclr-s1", "a"), ("classify-simclr-s1", "b")]
+    lines = [json.dumps(reading | {"run": run, "values": values}) for run, values in readings]
+    (study / "ledger.jsonl").write_text("".join(line + "\n" for line in lines))
+    page = Page(report.write(study, tmp_path))
+    assert "phantoms 0 linear 3 2 classify-simclr-s1 x x" in page.text
+    marked = re.findall(r'<a href="([^"]+)">\d</a>†', page.html)
+    assert {Path(link).parent.name for link in marked} == {"classify-simclr-s1"}
+
+
+def test_what_pretraining_is_worth_in_labels_is_a_table_and_a_file(study, page):
+    assert "How many labels is pretraining worth? The share of the labels that random initialisation needs" in page.text
+    worth = pd.read_csv(study / "report/worth.csv")
+    assert set(worth["initialisation"]) == {"simclr", "byol"}
+    assert all(" ".join(said.split()) in page.text for said in worth["said"])
+
+
+def test_the_time_of_runs_is_told_where_they_wrote_it_down(tmp_path):
+    study = study_of(tmp_path / "s", stages=("pretrain",), methods=("simclr",))
+    assert report.budget(results.finished(study))["lines"][0]["took"] == "–"
+    for seed, seconds in ((0, 60), (1, 180)):
+        (study / f"pretrain-simclr-s{seed}/status.json").write_text(json.dumps({"seconds": seconds}))
+    assert report.budget(results.finished(study))["lines"][0]["took"] == "2 min (4 min)"
 
 
 def test_the_data_are_counted(page):
@@ -197,10 +259,10 @@ def test_datasets_are_told_apart(tmp_path):
 
 def test_a_figure_is_kept_under_its_name_and_removed_when_it_no_longer_can_be_drawn(tmp_path, study):
     assert isinstance(report.keep(report.maps, study, out=tmp_path), plots.Figure)
-    assert (tmp_path / "figures/maps.png").is_file()
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"maps.png", "maps.svg"}
     empty = study_of(tmp_path / "s", stages=("classify",), seeds=(0,))
     assert report.keep(report.maps, empty, out=tmp_path) == "maps: no run left a map.parquet"
-    assert not (tmp_path / "figures/maps.png").exists()
+    assert not list((tmp_path / "figures").iterdir())
 
 
 def test_only_the_first_seed_is_mapped(study):
@@ -239,6 +301,43 @@ def test_outlines_are_of_the_first_seed(study):
     assert len(figure.axes) == 4 * 6
 
 
+def test_outlines_are_of_one_dataset(tmp_path):
+    study = study_of(tmp_path / "s", stages=("segment",), methods=("none", "simclr"), seeds=(0,))
+    for folder in list(study.iterdir()):
+        other = folder.rename(folder.with_name(f"busi-{folder.name}"))
+        said = json.loads((other / "run.json").read_text()) | {"dataset": "busi", "run": other.name}
+        (other / "run.json").write_text(json.dumps(said))
+        with np.load(other / "examples.npz") as examples:
+            np.savez(other / "examples.npz", **dict(examples) | {"image_id": examples["image_id"][::-1]})
+    study_of(study, stages=("segment",), methods=("none", "simclr", "byol"), seeds=(0,))
+    assert len(report.segmentation(study).axes) == 3 * 6
+
+
+def test_neighbours_are_of_one_initialisation_of_each_method(tmp_path, monkeypatch):
+    study = study_of(tmp_path / "s", stages=("embed",), methods=("none",), seeds=(0,))
+    for name in ("phantoms", "busi"):
+        study_of(tmp_path / name, stages=("embed",), methods=("simclr",), seeds=(0,), pretrained_on=name)
+        (tmp_path / name / "embed-simclr-s0").rename(study / f"embed-simclr-{name}")
+    monkeypatch.setattr(plots, "neighbours", lambda *what: what)
+    _, found, _, _ = report.neighbours(study, queries=3, k=2)
+    assert list(found) == ["none", "simclr on busi"]
+
+
+def test_reliability_is_of_all_labels(study, monkeypatch):
+    monkeypatch.setattr(plots, "reliability", lambda rows: rows)
+    rows = report.reliability(study)
+    assert set(rows["task"]) == {"linear", "finetune"}
+    test = (IMAGES.table["split"] == "test").sum()
+    assert (rows.groupby(["task", "initialisation"])["n_images"].sum() == 2 * test).all()  # two seeds
+
+
+def test_ranks_need_three_initialisations(tmp_path, study):
+    assert isinstance(report.critical_difference(report.evidence(study).drawn), plots.Figure)
+    two = study_of(tmp_path / "s", stages=("segment",), methods=("none", "simclr"))
+    said = report.keep(report.critical_difference, report.evidence(two).drawn, out=tmp_path)
+    assert said.startswith("critical_difference: there are no ranks (a critical difference needs three")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("stages", [fake_runs.STAGES, ("pretrain",)], ids=["whole", "partial"])
@@ -251,6 +350,8 @@ def test_the_notebook_writes_everything_it_promises(tmp_path, stages):
     promised = ("results.csv", "table.csv", "table.md", "table.tex", "report.html")
     notebook.run(book, values, study / "report", promised)
     assert "A title" in Page(study / "report/report.html").text
-    drawn = {path.stem for path in (study / "report/figures").iterdir()}
+    drawn = {path.stem for path in (study / "report/figures").iterdir() if path.suffix == ".png"}
+    assert drawn == {path.stem for path in (study / "report/figures").iterdir() if path.suffix == ".svg"}
     # The images of these runs were never drawn as phantoms, so the notebook, a process of its own, has no thumbnails.
-    assert drawn == (set(report.FIGURES) - {"neighbours"} if len(stages) > 1 else {"training_curves"})
+    whole = set(report.FIGURES) - {"neighbours", "claims"}
+    assert drawn == (whole if len(stages) > 1 else {"training_curves"})
