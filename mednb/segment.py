@@ -47,8 +47,8 @@ def loss(answer: Tensor, masks: Tensor) -> Tensor:
     """Dice loss plus cross-entropy of logits (N, 1, H, W) against masks (N, H, W) bool.
 
     Dice is taken of four images at a time, concatenated to one, with lesions of like size beside each other. In one
-    Dice of the whole batch a small lesion vanishes beside large ones (Kofler et al., blob loss, 2023); alone, a view
-    that has lost its lesion would have no Dice at all.
+    Dice of the whole batch a small lesion weighs next to nothing beside large ones (Kofler et al., blob loss, 2023);
+    alone, a view that has lost its lesion would have no Dice at all.
     """
     answer, truth = answer.float(), masks[:, None].float()
     by_size = truth.sum((1, 2, 3)).argsort().split(SIDE_BY_SIDE)
@@ -125,8 +125,8 @@ def logits(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
 def measure(answers: np.ndarray, images: Images, truth: Sequence[np.ndarray]) -> pd.DataFrame:
     """Columns `METRICS` for each image, its answer brought to the size of its outline, and so the picture's own.
 
-    answers: logits (N, H, W). truth: N masks, (height, width) bool each, see `outlines`. `hd95`
-    is in pixels of the picture in its file; where the outline is not, by how much its area has shrunk.
+    answers: logits (N, H, W). truth: N masks, (height, width) bool each, see `outlines`. `hd95` is in pixels of the
+    picture in its file; of an outline that is not, these are told by how much its area has shrunk.
     """
     rows = []
     for answer, outline, scale in zip(answers, truth, pixel_sides(images, truth), strict=True):
