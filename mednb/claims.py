@@ -76,7 +76,8 @@ class Claim:
         """
         if self.untestable:
             return {}
-        shared = {"task": self.task, "stratum": self.stratum} | ({"metric": self.metric} if self.metric else {})
+        said = {"task": self.task, "metric": self.metric, "stratum": self.stratum}
+        shared = {name: value for name, value in said.items() if value}
         sides = {"more": self.more, "than": self.than}
         weights = {"more": 1.0, "than": -1.0}
         if self.contrast:
@@ -90,8 +91,7 @@ class Claim:
                 for own in [side] if side else sides:
                     of[own][column] = value
             selected = {side: shared | self.where | sides[side] | of[side] for side in sides}
-            terms = [(weights[side], {"metric": MAIN_METRIC[each["task"]]} | each) for side, each in selected.items()]
-            found[", ".join(map(str, values))] = terms
+            found[", ".join(map(str, values))] = [(weights[side], selected[side]) for side in sides]
         return found
 
 

@@ -393,7 +393,9 @@ def worth(rows: pd.DataFrame) -> list[dict]:
         lines = []
         for name in in_order(of["initialisation"]):
             said = of[of["initialisation"] == name].set_index("label_fraction")["said"]
-            lines.append({"name": name, "cells": [said.get(fraction, "–") for fraction in fractions]})
+            halves = [said.get(fraction, "–").partition(" [") for fraction in fractions]
+            cells = [{"worth": worth, "interval": bracket.strip() + interval} for worth, bracket, interval in halves]
+            lines.append({"name": name, "cells": cells})
         title = f"{_where(rows, of.iloc[0])}{of['task'].iloc[0]}"
         found.append({"title": title, "fractions": [percent(fraction) for fraction in fractions], "lines": lines})
     return found
