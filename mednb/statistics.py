@@ -17,7 +17,7 @@ from mednb.metrics import CLASSIFICATION, LOWER_IS_BETTER, SEGMENTATION, UNBOUND
 from mednb.results import MAIN_METRIC, MEASURED, QUESTION, RUN, SETTING, percent
 
 INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
-UNIT = [name for name in (*RUN, "initialisation", *MEASURED) if name not in ("study", "run", "split", "value")]
+UNIT = [name for name in (*RUN, "initialisation", *MEASURED) if name not in ("study", "run", "draw", "split", "value")]
 STRATA = ("size", "source", "scanner", "class")
 STRATIFIED = ("auroc", "balanced_accuracy", "dice", "found")  # what is measured in strata; in a class it is the recall
 SIZES = ("small", "medium", "large")
@@ -30,8 +30,9 @@ SIZES = ("small", "medium", "large")
 class Bootstrap:
     """Every score of a study as it was measured, and again with the test patients drawn anew.
 
-    units: one row per measured test set, and stratum of it: the columns of a row of results.csv without study, run,
-        split and value, and initialisation
+    units: one row per measured test set, metric and stratum: the columns of a row of results.csv without study, run,
+        draw, split and value, and initialisation. Draws of the labelled images belong to their seed: a score is their
+        mean
     scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a dataset and fold share
         their drawn patients, so that their scores can be subtracted.
     """
@@ -52,7 +53,7 @@ class Bootstrap:
 
     @cached_property
     def cell(self) -> np.ndarray:
-        """(units,) the number of each unit's question: units of one cell are its repetitions."""
+        """(units,) the number of each unit's question: units of one cell are its seeds and folds."""
         return self.units.groupby(QUESTION, dropna=False).ngroup().to_numpy()
 
 
@@ -81,20 +82,22 @@ def bootstrap(
     for frame, measured in frames:
         measure, parts = measured(frame), _strata(frame, strata)
         image, patient = pd.factorize(frame["image_id"])[0], frame["patient"].astype("str").to_numpy(str)
-        about = frame[[name for name in UNIT if name in frame]]
-        for at in frame.groupby(asked).indices.values():
+        found = {}  # of each unit its rows, and its scores in every draw
+        for (*key, _), at in frame.groupby(asked).indices.items():
             if len(np.unique(image[at])) < len(at):
                 twice = " and ".join(sorted(set(frame["run"].iloc[at])))
                 raise ValueError(f"the same images are tested twice for the same question in {twice}")
-            said = about.iloc[at[0]].to_dict()
-            patients, drawn = times[said["dataset"], said["fold"]]
+            patients, drawn = times[frame["dataset"].iloc[at[0]], frame["fold"].iloc[at[0]]]
             weights = drawn[:, np.searchsorted(patients, patient[at])]
             for stratum, part in {"": slice(None), **_members(parts, at)}.items():
-                counts = {"n_patients": len(np.unique(patient[at[part]])), "n_images": len(at[part])}
                 for metric, values in measure(at[part], weights[:, part], STRATIFIED if stratum else ()).items():
                     if np.isfinite(values[0]):
-                        rows.append(said | {"metric": metric, "stratum": stratum} | counts)
-                        scores.append(values)
+                        found.setdefault((*key, metric, stratum), (at[part], []))[1].append(values)
+        about = frame[[name for name in UNIT if name in frame]]
+        for (*_, metric, stratum), (at, of_draws) in found.items():
+            counts = {"n_patients": len(np.unique(patient[at])), "n_images": len(at)}
+            rows.append(about.iloc[at[0]].to_dict() | {"metric": metric, "stratum": stratum} | counts)
+            scores.append(np.mean(of_draws, axis=0))
     return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed)
 
 
@@ -196,7 +199,7 @@ def intervals(drawn: Bootstrap, level: float = 0.95, strata: bool = False) -> pd
     Percentiles of a two-level bootstrap: the patients were drawn by `bootstrap`, here the seeds are drawn. Of S seeds
     S - 1 are drawn, which makes the variance of a mean of few seeds come out right (Rao and Wu, JASA 1988). Then the
     percentiles are moved apart, or together, to the width of `contrast`. A single seed is taken as it is: the interval
-    is then over patients alone. Draws of the labelled images belong to their seed: their mean is taken first.
+    is then over patients alone.
 
     strata: also those of the test images. Columns: those of `QUESTION`, then images_seen, mean, low, high (the
     interval), seeds_low, seeds_high (the lowest seed and the highest), n_seeds, n_patients.
@@ -220,8 +223,8 @@ def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: fl
     terms: a weight and a selection each, as in [(1, {"method": "simclr", "task": "linear"}), (-1, {"method": "none",
         "task": "linear"})]. A selection names columns of `Bootstrap.units` with a value or a list of values; unless it
         says otherwise, it takes each task's main metric (`results.MAIN_METRIC`) on all test images (stratum ""). The
-        score of a term is the mean over the questions that match, draws of the labelled images averaged first, within
-        each seed and fold. Seeds and folds that lack any of the questions are left out.
+        score of a term is the mean over the questions that match, within each seed and fold. Seeds and folds that lack
+        any of the questions are left out.
 
     Returns effect, low, high, p, seeds_low, seeds_high (the lowest and the highest effect in one seed), n_seeds,
     n_patients, n_images. The interval is Student's t about the effect. Its variance is that of two crossed samples,
@@ -340,13 +343,9 @@ def _by_seed(drawn: Bootstrap, at: Sequence[np.ndarray]) -> tuple[np.ndarray, di
 
 def _in_blocks(drawn: Bootstrap, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The seeds and folds that have all questions of the units `at`, and the mean over these: (blocks, 1 + R)."""
-    block, cell = drawn.block[at], drawn.cell[at]
-    asked = drawn.cell.max() + 1
-    there, which, draws = np.unique(block * asked + cell, return_inverse=True, return_counts=True)
-    cells = len(np.unique(cell))
-    blocks, has = np.unique(there // asked, return_counts=True)
-    blocks = blocks[has == cells]
-    share = (block == blocks[:, None]) / (cells * draws[which])
+    blocks, has = np.unique(drawn.block[at], return_counts=True)
+    blocks = blocks[has == len(np.unique(drawn.cell[at]))]
+    share = (drawn.block[at] == blocks[:, None]) / max(has, default=1)
     return blocks, share @ drawn.scores[at]
 
 
@@ -446,7 +445,7 @@ def critical_difference(
 ) -> Ranks:
     """Rank the initialisations in every block: Friedman's test, then Nemenyi's (Demsar, JMLR 2006).
 
-    A block is one setting, task, seed and fold; its score is the mean over label fractions and draws. Blocks that lack
+    A block is one setting, task, seed and fold; its score is the mean over label fractions. Blocks that lack
     an initialisation are left out. Ranks use the order of the scores only, and the blocks of one dataset share their
     patients: the figure is a summary of many comparisons, and the intervals of `differences` are the evidence.
 

@@ -44,6 +44,11 @@ def learner(images, epochs=1, **values):
     return made
 
 
+def test_random_initialisation_was_pretrained_on_nothing(images, tmp_path):
+    pretrain.fit(images, "none", encoder="tiny", out=tmp_path)
+    assert encoders.model_card(tmp_path / "encoder.safetensors")["pretrained_on"] == ""
+
+
 @pytest.mark.parametrize("method", ["simclr", "byol"])
 def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     network = pretrain.fit(images, method, encoder="tiny", batch_size=8, epochs=3, out=tmp_path)
@@ -59,6 +64,7 @@ def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     card = encoders.model_card(tmp_path / "encoder.safetensors")
     assert card["images_seen"] == 3 * len(images)
     assert card["method"] == method
+    assert card["pretrained_on"] == images.name
     assert card["verdict"]
     assert not list(tmp_path.glob("*.ckpt"))
 
