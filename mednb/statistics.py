@@ -231,7 +231,7 @@ def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: fl
     seeds and patients: variance of the seeds' effects, plus that of the mean effect when patients are drawn, less what
     both count, the chance of one seed on one patient (Cameron, Gelbach and Miller, Journal of Business & Economic
     Statistics 2011; none below zero), its degrees of freedom Satterthwaite's (Biometrics Bulletin 1946). p is
-    two-sided: 1 - p is the level whose interval ends at zero. In simulations the 95 % interval holds the truth in 93 to
+    two-sided: 1 - p is the level whose interval ends at zero. In simulations the 95 % interval holds the truth in 92 to
     98 % of all studies of three seeds or more, and in no more than 89 % at worst where there are two.
 
     Raises ValueError for a term that matches nothing, and when no seed has all that the terms ask for.
