@@ -34,7 +34,7 @@ def interrupted(out: Path, times: int, study: Path = STUDY, profile: str = "toy"
     for time in range(times):
         process = subprocess.Popen(what, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         try:
-            said, _ = process.communicate(timeout=chance.uniform(1, 25))
+            said, _ = process.communicate(timeout=chance.uniform(1, 12))
             raise AssertionError(f"interrupted only {time} of {times} times: {said}")
         except subprocess.TimeoutExpired:
             how = chance.choice(SIGNALS)
