@@ -19,7 +19,6 @@ is written as `contrast: [{weight: 1, where: {...}}, ...]`: a difference of diff
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import math
@@ -31,6 +30,7 @@ import pandas as pd
 
 from mednb import files
 from mednb.results import COLUMNS, MAIN_METRIC, markdown
+from mednb.study.plan import choose
 
 EXPECTS = ("more", "at least", "no difference")
 VERDICTS = ("supported", "contradicted", "undecided", "not tested")
@@ -181,12 +181,6 @@ def faults_of(said: dict):
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, str) and one.startswith("$"):
                 yield f"{one} is no name of this study"
-
-
-def choose(wanted, choices: Iterable[str]) -> str:
-    choices = list(choices)
-    near = difflib.get_close_matches(str(wanted), choices, 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Choose from {', '.join(choices)}"
 
 
 def of(study: str | Path) -> tuple[list[Claim], list[str]]:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mednb import claims, files, ledger, metrics, plots, results, statistics
-from mednb.claims import Verdict
+from mednb.claims import Verdict, signed
 from mednb.plots import Figure, NothingToDraw
 from mednb.results import MAIN_METRIC, QUESTION, SETTING, in_order, percent
 from mednb.study.progress import duration
@@ -336,7 +336,7 @@ def said_of(verdict: Verdict) -> dict:
     lines = []
     for row in rows.to_dict("records") if len(rows) else ():
         tested = row["verdict"] != "not tested"
-        numbers = f"{_signed(row['effect'])} {_bracket(row['low'], row['high'], _signed)}" if tested else row["missing"]
+        numbers = f"{signed(row['effect'])} {_bracket(row['low'], row['high'], signed)}" if tested else row["missing"]
         lines.append({"what": row["what"], "numbers": numbers, "verdict": row["verdict"]})
     seeds = rows.get("n_seeds", pd.Series(dtype=float)).dropna().astype(int)
     patients = rows.get("n_patients", pd.Series(dtype=float)).dropna().astype(int)
@@ -435,7 +435,7 @@ def answers(scores: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, s
                 f"reached {'an' if row.metric[0] in 'aeiou' else 'a'} {row.metric} of "
                 f"{row.mean:.2f} {_bracket(row.low_of, row.high_of)}, random initialisation "
                 f"{row.mean_base:.2f} {_bracket(row.low_base, row.high_base)}. The difference {shared}is "
-                f"{_signed(row.difference)} {_bracket(row.low, row.high, _signed)}; {VERDICTS[word]}."
+                f"{signed(row.difference)} {_bracket(row.low, row.high, signed)}; {VERDICTS[word]}."
             )
             alone = " This is one seed: another may say otherwise." if row.n_seeds == 1 else ""
             said.append({"verdict": word, "sentence": sentence + alone})
@@ -560,10 +560,6 @@ def _took(folders: Iterable[Path]) -> str:
 def _span(counts: pd.Series) -> str:
     low, high = counts.min(), counts.max()
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def _bracket(low: float, high: float, written: Callable[[float], str] = "{:.2f}".format) -> str:
