@@ -343,7 +343,7 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 
 
 def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """Write `out/claims.csv` (a row for each comparison) and claims.md (a line for each claim).
+    """Write `out/claims.csv` (a row for each comparison), claims.md and claims.tex (a line for each claim).
 
     Returns for people: id, verdict, claim, why.
     """
@@ -353,6 +353,7 @@ def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
         columns=["id", "verdict", "claim", "why"],
     )
     texts = {"claims.csv": table(verdicts).to_csv(index=False, lineterminator="\n"), "claims.md": markdown(shown)}
+    texts["claims.tex"] = shown.to_latex(index=False, escape=True, column_format="llp{6cm}p{6cm}")  # sentences wrap
     for name, text in texts.items():
         with files.whole(Path(out) / name) as aside:
             aside.write_text(text, encoding="utf-8")

@@ -209,7 +209,7 @@ def test_one_seed_is_said_to_be_too_few():
 
 def test_tables_have_a_row_for_each_comparison_and_a_line_for_each_claim(drawn, tmp_path):
     both = claim(more={}, each={"more.method": ["simclr", "byol"]}, where={"label_fraction": 1.0})
-    condition = claims.read([{"id": "C2", "sentence": "A | B.", "untestable": "A condition."}])[0]
+    condition = claims.read([{"id": "C2", "sentence": "A | B at 5 %.", "untestable": "A condition."}])[0]
     verdicts = [claims.judge(each, drawn) for each in (both, condition)]
     shown = claims.write(tmp_path, verdicts)
     assert shown["verdict"].tolist() == ["contradicted", "not tested"]
@@ -219,7 +219,8 @@ def test_tables_have_a_row_for_each_comparison_and_a_line_for_each_claim(drawn, 
     assert rows["of_this"].tolist() == ["supported", "contradicted", "not tested"]
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert len(lines) == 2 + 2
-    assert r"A \| B." in lines[3]
+    assert r"A \| B at 5 %." in lines[3]
+    assert r"C2 & not tested & A | B at 5 \%. & A condition. \\" in (tmp_path / "claims.tex").read_text()
 
 
 def test_a_study_s_folder_says_its_claims(tmp_path):
