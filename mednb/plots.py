@@ -37,10 +37,10 @@ STYLES = {
     "simsiam": ("#cc79a7", "v", (0, (7, 2))),
     "swav": ("#56b4e9", "P", (0, (3, 1))),
     "spark": ("#e69f00", "X", (0, (6, 1, 1, 1, 1, 1))),
-    "supervised": ("#000000", "*", "-"),
+    "supervised": ("#882255", "*", "-"),
     "imagenet": ("#7b3294", "h", (0, (2, 1))),
 }
-OTHERS = ["#332288", "#117733", "#999933", "#882255", "#44aa99", "#88ccee"]
+OTHERS = ["#332288", "#117733", "#999933", "#661100", "#44aa99", "#88ccee"]
 # Of initialisations that have no marker and line of their own, and of the further ones of a method.
 FREE_MARKERS = ["<", ">", "p", "d", "H", "8", "$\\clubsuit$", "$\\spadesuit$", "$+$", "$\\times$", "$=$", "$\\#$"]
 FREE_LINES = [(0, (5, 1.5)), (0, (1.2, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)), (0, (3, 1))]
@@ -772,7 +772,7 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
         ax.set_xscale("log")
         low, high = panel["area"].min(), panel["area"].max()
         ticks = [t for t in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low / 1.2 <= t <= high * 1.2]
-        ticks = ticks[:: max(1, len(ticks) // 4)]
+        ticks = ticks[:: max(1, -(-len(ticks) // 4))]  # four labels fit beside each other
         ax.xaxis.set_major_locator(FixedLocator(ticks))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xticks(ticks, [percent(t) for t in ticks])
