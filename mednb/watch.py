@@ -264,14 +264,19 @@ def verdict(rows: list[dict], start: dict) -> str:
     if not rows:
         return "nothing was trained"
     last = rows[-1]
-    told = [f"{spoken(name)} {last[name]:.2g}, at first {start[name]:.2g}" for name in start if shown(last, name)]
-    told += [f"{spoken(name)} {last[name]:.2g}" for name in last if name not in METRICS]
+    told = [f"{spoken(name)} {two(last[name])}, at first {two(start[name])}" for name in start if shown(last, name)]
+    told += [f"{spoken(name)} {two(last[name])}" for name in last if name not in METRICS]
     kind = collapse(last, start)
     if kind is None:
         return f"no collapse ({'; '.join(told)})"
     since = next(row["epoch"] for row in rows if collapse(row, start) == kind)
     seen, cure = COLLAPSES[kind]
     return f"{kind} collapse since epoch {since}: {seen} ({'; '.join(told)}). {cure}."
+
+
+def two(value: float) -> str:
+    """A number with two digits that count, and no exponent: 0.053, 1.4, 160."""
+    return np.format_float_positional(value, 2, fractional=False, trim="-")
 
 
 def spoken(name: str) -> str:

@@ -149,6 +149,10 @@ def test_without_training_there_is_nothing_to_judge():
     assert watch.verdict([], {}) == "nothing was trained"
 
 
+def test_numbers_in_a_verdict_are_written_out():
+    assert [watch.two(value) for value in (0.0531, -2.449, 15.0, 163.2)] == ["0.053", "-2.4", "15", "160"]
+
+
 # -------------------- what is seen, and told
 
 
