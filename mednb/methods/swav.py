@@ -20,6 +20,7 @@ class SwAV(Method):
     """
 
     batch_size = 64
+    optimiser, lr = "lars", 0.6  # the paper's, for small batches; with AdamW it collapsed
     crops = (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
     frozen, queue_from = 0.02, 0.1  # shares of the training
 
