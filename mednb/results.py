@@ -263,6 +263,8 @@ def _initialisations(runs: pd.DataFrame) -> list[str]:
     elsewhere = varies("pretrained_on")
     within.append("pretrained_on")  # a budget in images is more epochs of a smaller set: that is no other variation
     for column in ("pairs", "views", "batch_size", "epochs"):
+        if column == "batch_size":
+            within.append("fold")  # of which each has another number of training images, and so of even batches
         value = runs[column].astype("str")
         said = value if column in ("pairs", "views") else f"{column} " + value
         names = names.where(~varies(column), names + " " + said)

@@ -180,6 +180,8 @@ def test_more_epochs_of_a_smaller_set_are_no_other_initialisation(tmp_path):
     """With a budget in images the epochs follow from the set; what is tested is where the encoder learnt."""
     found = initialisations(tmp_path / "s", a={"epochs": 40}, b={"pretrained_on": "busbra", "epochs": 20})
     assert set(found.values()) == {"simclr on busi", "simclr on busbra"}
+    found = initialisations(tmp_path / "f", a={"epochs": 9, "batch_size": 192}, b={"fold": 1, "epochs": 10})
+    assert set(found.values()) == {"simclr"}
     found = initialisations(tmp_path / "t", a={"epochs": 40}, b={"epochs": 20})
     assert set(found.values()) == {"simclr epochs 40", "simclr epochs 20"}
 
