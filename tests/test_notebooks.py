@@ -94,3 +94,10 @@ def test_at_the_scale_of_its_work_a_study_has_all_that_its_claims_compare(path):
 def test_the_toys_of_all_studies_need_no_data(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDNB_DATA", str(tmp_path))
     assert [read(path, "toy").lacks for path in STUDIES] == [()] * len(STUDIES)
+
+
+def test_the_toys_test_encoders_of_a_mix_on_the_patients_of_its_members():
+    """A limit says how many phantoms are drawn; a mix draws all of them, and so has other patients for testing."""
+    for path in STUDIES:
+        values = [run.parameters for run in read(path, "toy").runs.values() if run.stage == "pretrain"]
+        assert not [said for said in values if "+" in said["dataset"] and said["limit"] is not None], path.stem
