@@ -220,7 +220,10 @@ def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
             continue
         words = [decide(claim, *(found[each][end] for end in ("effect", "low", "high"))) for each in (holds, fails)]
         word = "supported" if words[0] == "supported" else words[1] if words[1] == "contradicted" else "undecided"
-        rows.append(row | found[level] | {"verdict": word})
+        effect = found[level]["effect"]
+        asked = found[holds if decide(claim, effect, effect, effect) == "supported" else fails]  # by the side it is on
+        times = times_as_much(claim, effect, asked["low"], asked["high"])
+        rows.append(row | found[level] | {"verdict": word, "times": times})
     rows = pd.DataFrame(rows)
     count = {word: int((rows["verdict"] == word).sum()) for word in VERDICTS}
     if count["not tested"] == n:
@@ -231,7 +234,7 @@ def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
         word = "contradicted"
     else:
         word = "undecided"
-    return Verdict(claim, word, rows, reason(claim, rows, k), further(claim, rows) if word == "undecided" else "")
+    return Verdict(claim, word, rows, reason(claim, rows, k), further(rows) if word == "undecided" else "")
 
 
 def decide(claim: Claim, effect: float, low: float, high: float) -> str:
@@ -266,15 +269,16 @@ def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
     return f"{n} comparisons, of which {have_to} had to hold: {said}; {effects}; asked for: {asked}"
 
 
-def further(claim: Claim, rows: pd.DataFrame) -> str:
+def further(rows: pd.DataFrame) -> str:
     """What evidence would decide: how much more of it brings the intervals off what they now reach over.
 
-    The width of an interval falls with the root of the evidence; the effects are taken to stay as they are.
+    rows: the comparisons with their verdict, seeds, patients and `times_as_much`. The width of an interval falls with
+    the root of the evidence; the effects are taken to stay as they are.
     """
     open_ones = rows[rows["verdict"] == "undecided"]
     if not len(open_ones):
         return "The comparisons that are missing would decide."
-    times = sorted(times_as_much(claim, row.effect, row.low, row.high) for row in open_ones.itertuples())
+    times = sorted(open_ones["times"])
     seeds, patients = int(open_ones["n_seeds"].min()), int(open_ones["n_patients"].min())
     alone = " A single seed says nothing of other seeds: several are needed in any case." if seeds == 1 else ""
     if times[0] > HOPELESS:
