@@ -349,7 +349,7 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Write `out/claims.csv` (a row for each comparison), claims.md and claims.tex (a line for each claim).
 
-    Returns for people: id, verdict, claim, why.
+    A study without claims has none of them. Returns for people: id, verdict, claim, why.
     """
     verdicts = list(verdicts)
     shown = pd.DataFrame(
@@ -359,6 +359,9 @@ def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
     texts = {"claims.csv": table(verdicts).to_csv(index=False, lineterminator="\n"), "claims.md": markdown(shown)}
     texts["claims.tex"] = shown.to_latex(index=False, escape=True, column_format="llp{6cm}p{6cm}")  # sentences wrap
     for name, text in texts.items():
+        if not verdicts:
+            (Path(out) / name).unlink(missing_ok=True)  # an older one would belong to an older study
+            continue
         with files.whole(Path(out) / name) as aside:
             aside.write_text(text, encoding="utf-8")
     return shown

@@ -421,7 +421,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
     """Pretraining epoch by epoch: the loss of each, then spread, effective_rank, alignment, uniformity and knn of all.
 
     metrics: rows of metrics.csv with initialisation and seed. Losses of different methods mean different things: each
-    has its own axis. A thin line is one seed, a thick one the mean of the seeds.
+    has its own axis. A thin line is one seed, a thick one the mean of the seeds, as far as all of them went.
     """
     _rows(metrics, "training_curves", "initialisation", "seed", "epoch", "loss", why="random initialisation has none")
     one_run = [name for name in ("dataset", "seed", "fold") if name in metrics]
@@ -445,7 +445,8 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
                 thin = {"linewidth": 0.7, "alpha": 0.6} if several else {"linewidth": 1.8}
                 ax.plot(run["epoch"], run[name], color=colour, linestyle=line, **thin)
             if several:
-                mean = group.groupby("epoch")[name].mean()
+                mean = group.groupby("epoch")[name].agg(["mean", "size"])
+                mean = mean.loc[mean["size"] == mean["size"].max(), "mean"]
                 ax.plot(mean.index, mean, color=colour, linewidth=1.8, linestyle=line)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")

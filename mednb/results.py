@@ -55,6 +55,8 @@ MEASURED = {
 }
 COLUMNS = RUN | MEASURED
 
+MANY = 5  # runs that are named one by one in the remarks
+
 # The number that speaks for a task where there is room for one only.
 MAIN_METRIC = {"knn": "auroc", "linear": "auroc", "finetune": "auroc", "segment": "dice"}
 
@@ -342,13 +344,39 @@ def remarks(study: str | Path) -> list[str]:
     if len(set(seeds)) > 1:
         each = "; ".join(f"{name} {', '.join(map(str, has))}" for name, has in seeds.items())
         said.append(f"The initialisations do not have the same seeds: {each}. Comparisons are on those that both have.")
+    said += _ends_of_grids(runs)
     planned = _planned(study)
     begun = {path.parent.name for path in Path(study).glob("*/parameters.json")} - {"report"}
     done = {path.parent.name for path in Path(study).glob("*/run.json")} - {"report"}
-    for name in sorted((begun if planned is None else begun & planned) - done):
-        said.append(f"The run {name} did not finish and is left out.")
+    unfinished = sorted((begun if planned is None else begun & planned) - done)
+    if len(unfinished) > MANY:
+        some = ", ".join(unfinished[:3])
+        said.append(f"{len(unfinished)} runs did not finish and are left out, among them {some}.")
+    else:
+        said += [f"The run {name} did not finish and is left out." for name in unfinished]
     if planned is not None and done - planned:
         said.append(f"Left out, because they are of an earlier plan: {', '.join(sorted(done - planned))}.")
+    return said
+
+
+def _ends_of_grids(runs: pd.DataFrame) -> list[str]:
+    """Where most choices of a learning rate fell on the largest or the smallest one: the best may lie beyond it."""
+    chosen = []
+    for run in runs["said"]:
+        rates, choices = sorted(run.get("rates", [])), [one for one in run.get("chosen", []) if "lr" in one]
+        if len(rates) > 1 and choices:
+            one = max(choices, key=lambda one: one["label_fraction"])  # for the others its rate was kept
+            ends = {"largest": rates[-1], "smallest": rates[0]}
+            chosen += [[run["dataset"], one["task"], end, rate, one["lr"] == rate] for end, rate in ends.items()]
+    chosen = pd.DataFrame(chosen, columns=["dataset", "task", "end", "rate", "hit"])
+    said = []
+    for (dataset, task, end), of in chosen.groupby(["dataset", "task", "end"], sort=False):
+        if len(of) >= 5 and of["hit"].mean() >= 0.75:
+            rates = " or ".join(f"{rate:g}" for rate in sorted(set(of["rate"])))
+            said.append(
+                f"On {dataset}, {task} chose the {end} learning rate that was tried ({rates}) in {of['hit'].sum()} of "
+                f"{len(of)} runs: a {end.replace('est', 'er')} one might do better."
+            )
     return said
 
 

@@ -224,6 +224,12 @@ def test_tables_have_a_row_for_each_comparison_and_a_line_for_each_claim(drawn, 
     assert r"C2 & not tested & A | B at 5 \%. & A condition. \\" in (tmp_path / "claims.tex").read_text()
 
 
+def test_a_study_without_claims_keeps_no_tables_of_older_ones(tmp_path):
+    (tmp_path / "claims.csv").write_text("id\nC1\n")
+    assert list(claims.write(tmp_path, [])) == ["id", "verdict", "claim", "why"]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_study_s_folder_says_its_claims(tmp_path):
     assert claims.of(tmp_path) == ([], [])
     said = {"study": "seeds", "claims": [SAID | PAIR], "stand_ins": ["One."]}

@@ -187,6 +187,15 @@ def test_training_curves_have_a_loss_for_each_and_four_shared_panels(rows):
     assert len(figure.axes[0].lines) == 1
 
 
+def test_the_mean_of_training_curves_ends_where_the_first_seed_does(rows):
+    alone = rows["metrics"].query("initialisation == 'byol'")
+    last = alone["epoch"].max()
+    figure = plots.training_curves(alone[(alone["seed"] > 0) | (alone["epoch"] < last)])
+    *seeds, mean = figure.axes[0].lines
+    assert sorted(line.get_xdata().max() for line in seeds) == [last - 1, last]
+    assert mean.get_xdata().max() == last - 1
+
+
 def test_maps_have_a_panel_for_each_initialisation_and_one_legend(rows):
     figure = plots.maps(rows["maps"])
     assert_sound(figure, 3)

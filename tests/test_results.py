@@ -215,6 +215,16 @@ def test_what_is_mixed_is_said(tmp_path, change, said):
     assert any(said in remark for remark in results.remarks(study))
 
 
+@pytest.mark.parametrize(("picked", "end"), [(0.005, "largest"), (0.001, "smallest"), (0.002, "")])
+def test_a_grid_that_ends_too_soon_is_said(tmp_path, picked, end):
+    chosen = [{"task": "finetune", "label_fraction": f, "draw": 0, "lr": picked, "steps": 60} for f in (1.0, 0.1)]
+    grid = {"rates": [0.001, 0.002, 0.005], "chosen": [{"task": "knn", "k": 5}, *chosen]}
+    study = fake_runs.write_study(tmp_path / "s", stages=("classify",), seeds=(0, 1), **grid)
+    said = [remark for remark in results.remarks(study) if "learning rate" in remark]
+    one = f"On phantoms, finetune chose the {end} learning rate that was tried ({picked:g}) in 6 of 6 runs: a "
+    assert said == ([one + end.replace("est", "er") + " one might do better."] if end else [])
+
+
 def test_what_is_missing_is_said(tmp_path):
     study = fake_runs.write_study(tmp_path / "s", methods=("simclr",), seeds=(0,), stages=("classify",))
     (study / "classify-simclr-s1").mkdir()
@@ -223,6 +233,11 @@ def test_what_is_missing_is_said(tmp_path):
     assert "one seed" in said
     assert "Random initialisation (method none) is not in the study" in said
     assert "classify-simclr-s1 did not finish" in said
+    for seed in range(2, 7):
+        (study / f"classify-simclr-s{seed}").mkdir()
+        (study / f"classify-simclr-s{seed}" / "parameters.json").write_text("{}")
+    several = "6 runs did not finish and are left out, among them classify-simclr-s1, classify-simclr-s2, "
+    assert any(said.startswith(several) for said in results.remarks(study))
 
 
 def test_seeds_that_only_some_have_are_said(tmp_path):
