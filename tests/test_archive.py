@@ -84,7 +84,9 @@ def test_it_is_read_by_many_threads_and_travels_to_other_processes(path):
     names = archive.names * 50
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(archive.read, names)) == [FILES[name] for name in names]
-    assert pickle.loads(pickle.dumps(archive)).read("top/a.txt") == b"a"
+    sent = [pickle.loads(pickle.dumps(each)) for each in (archive, archive, Archive(path))]
+    assert all(each.read("top/a.txt") == b"a" for each in sent)
+    assert sent[0] is sent[1] and sent[0] is not sent[2]  # an archive is listed once in each process
 
 
 def test_a_zip_is_opened_once_for_all_files(path, monkeypatch):

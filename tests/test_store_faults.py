@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import tiny
 import tiny_source
 
 from mednb import datasets
-from mednb.datasets import decode, store
+from mednb.datasets import decode, pixels, store
 
 HERE = Path(__file__).parent
 
@@ -76,6 +77,30 @@ def counted(monkeypatch) -> list:
     plain, count = decode.read, []
     monkeypatch.setattr(decode, "read", lambda *given: (count.append(1), plain(*given))[1])
     return count
+
+
+def test_a_build_goes_on_after_one_of_its_processes_was_killed(root, monkeypatch):
+    plain = (tiny_source.index, tiny_source.CARD)
+
+    def index(archive):
+        return plain[0](archive).assign(killer=os.getpid())
+
+    def read(archive, row):
+        if row.Index == 40 and os.getpid() != row.killer:
+            time.sleep(1)  # until the first ones are marked
+            os.kill(os.getpid(), signal.SIGKILL)
+        return pixels.read(archive, row.image_id)
+
+    killed = SimpleNamespace(CARD=plain[1], index=index, read=read, ZIPS=(), LOOKS_LIKE=tiny_source.LOOKS_LIKE)
+    monkeypatch.setitem(datasets.DATASETS, "tiny", killed)
+    for name, value in {"FEW": 0, "EVERY": 0, "CHUNK": 8, "usable_cores": lambda: 2}.items():
+        monkeypatch.setattr(decode, name, value)
+    with pytest.raises(MemoryError, match=r"a process that read images was killed.*what is done is kept"):
+        load(root)
+    (journal,) = (root.parent / "cache").glob(".*.part/facts.jsonl")
+    assert journal.stat().st_size
+    monkeypatch.setattr(decode, "FEW", 1000)
+    assert len(load(root)) == 48
 
 
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_bytes(root, tmp_path, monkeypatch):

@@ -7,10 +7,11 @@ import io
 import os
 import re
 import tempfile
+import uuid
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -29,7 +30,7 @@ class Archive:
     """
 
     def __init__(self, path: str | Path, base: str = ""):
-        self.path, self.base = Path(path), base
+        self.path, self.base, self.token = Path(path), base, uuid.uuid4().hex
         self.zipped = self.path.suffix.lower() == ".zip" and not self.path.is_dir()
         self.root = str(self.path / base)
         # As text, once: joining paths for every image would take a twentieth of the time of decoding it.
@@ -39,8 +40,8 @@ class Archive:
     def __repr__(self) -> str:
         return f"Archive({self.path}{', ' + self.base if self.base else ''})"
 
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"zip_of": None}  # an open file does not travel to another process
+    def __reduce__(self) -> tuple:
+        return elsewhere, (type(self), self.path, self.base, self.token)
 
     @cached_property
     def entries(self) -> dict[str, zipfile.ZipInfo | bool]:
@@ -240,6 +241,12 @@ class Archive:
                         about = os.lstat(os.path.join(folder, file))  # noqa: PTH118
                         said.append((folder, file, about.st_size, about.st_mtime_ns))
         return hashlib.sha256(repr(sorted(map(repr, said))).encode()).hexdigest()[:16]
+
+
+@lru_cache(1)
+def elsewhere(kind: type[Archive], path: Path, base: str, token: str) -> Archive:
+    """What another process gets of an archive, however often it is sent there: it lists the files itself, once."""
+    return kind(path, base)
 
 
 def written_down(path: str) -> None:

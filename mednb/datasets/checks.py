@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +12,6 @@ from mednb.datasets import decode, duplicates, splits
 from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 from mednb.datasets.located import located
-from mednb.machine import usable_cores
 
 SHOWN = 10  # of each kind of finding; the rest is counted
 FOLDS = 5
@@ -60,22 +58,21 @@ def looked_at(module: ModuleType, archive: Archive, index: pd.DataFrame) -> tupl
     """What every file tells, a row per image with `why` where it cannot be read, and the thumbnails (N, 48, 48)."""
     from tqdm import tqdm
 
-    settings = decode.Settings()
-    thumbnails = np.zeros((len(index), duplicates.SIDE, duplicates.SIDE), np.uint8)
+    settings, known = decode.Settings(), set(index)
 
-    def look(row: tuple) -> dict:
+    def look(row: tuple) -> tuple[dict, np.ndarray]:
         try:
-            _, _, thumbnails[row.Index], facts = decode.read(module, archive, row, settings)
+            _, _, thumbnail, facts = decode.read(module, archive, row, settings)
         except (OSError, ValueError) as error:
-            return {"why": str(error)}
-        return {name: value for name, value in facts.items() if name not in index}
+            return {"why": str(error)}, np.zeros((duplicates.SIDE, duplicates.SIDE), np.uint8)
+        return {name: value for name, value in facts.items() if name not in known}, thumbnail
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        each = decode.in_order(pool, look, index.itertuples())
-        facts = list(tqdm(each, f"reading {len(index):,} images", len(index), delay=2, disable=None))
+    each = decode.spread(look, index.itertuples(), len(index))
+    each = tqdm(each, f"reading {len(index):,} images", len(index), delay=2, disable=None)
+    facts, thumbnails = zip(*each, strict=True)
     columns = {"why": None, "width": np.nan, "height": np.nan, "lesion_area": np.nan}
     facts = pd.DataFrame(facts, index=index.index)
-    return facts.assign(**{name: value for name, value in columns.items() if name not in facts}), thumbnails
+    return facts.assign(**{name: value for name, value in columns.items() if name not in facts}), np.stack(thumbnails)
 
 
 def miscounted(card: Card, index: pd.DataFrame) -> list[str]:

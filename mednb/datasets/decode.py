@@ -1,7 +1,7 @@
 """Files of a dataset -> a store: every image decoded and resized once, by all cores, and never again.
 
-Threads share the work, since Pillow, zlib, FFmpeg and the disk let others run; memory holds what they work on and no
-more. What is done is marked every two seconds, so that a build that was killed goes on where it was.
+All cores share the work, and memory holds what they work on and no more. What is done is marked every two seconds, so
+that a build that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from concurrent.futures import BrokenExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -28,7 +27,8 @@ from mednb.datasets.archive import MANY, Archive
 from mednb.files import whole, write_json
 from mednb.machine import usable_cores
 
-CHUNK = 16  # images that a thread takes at a time
+CHUNK = 16  # images that a worker takes at a time
+FEW = 500  # images; of more it takes longer to read them than to start processes for it
 EVERY = 2.0  # seconds between two marks of what is done
 
 
@@ -160,37 +160,42 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
 
 
 def read_rows(index: pd.DataFrame, work: Callable, journal: Journal, shelves: dict[str, store.Shelf]) -> None:
-    """Have all rows that are not done yet worked on by threads, some at a time, and mark what is done."""
+    """Have all rows that are not done yet worked on by all cores, some at a time, and mark what is done."""
     from tqdm import tqdm
 
-    rows = index.itertuples()
+    rows, missing = index.itertuples(), len(index) - len(journal.done)
     chunks = iter(lambda: list(islice(rows, CHUNK)), [])
     todo = (chunk for chunk in chunks if chunk[-1].Index not in journal.done)
     bar = tqdm(desc=f"decoding {len(index):,} images once", total=len(index), delay=2, disable=None)
-    pool, marked = ThreadPoolExecutor(usable_cores()), time.monotonic()
-    with bar:
+    marked = time.monotonic()
+    with bar, closing(spread(work, todo, missing)) as found:
         bar.update(len(journal.done))
-        try:
-            for known, contents in in_order(pool, work, todo):
-                journal.add(known, contents)
-                bar.update(len(known))
-                if time.monotonic() - marked > EVERY:
-                    journal.mark(shelves)
-                    marked = time.monotonic()
-            journal.mark(shelves)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for known, contents in found:
+            journal.add(known, contents)
+            bar.update(len(known))
+            if time.monotonic() - marked > EVERY:
+                journal.mark(shelves)
+                marked = time.monotonic()
+        journal.mark(shelves)
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable, todo: Iterable) -> Iterator:
-    """What `work` returns for each of these, in their order, and never far ahead of whoever asks."""
-    waiting = deque()
-    for each in todo:
-        waiting.append(pool.submit(work, each))
-        if len(waiting) > 4 * usable_cores():
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
+    """What `work` returns for each of these, in their order, by all cores and never far ahead of whoever asks.
+
+    Few images are shared among threads. Many are shared among processes, because threads take turns in all that Python
+    itself does, and the more cores there are, the longer they wait; joblib keeps them at hand for the next store.
+    """
+    from joblib import Parallel, delayed
+
+    backend = "loky" if images > FEW else "threading"
+    workers = Parallel(usable_cores(), backend=backend, return_as="generator", pre_dispatch="4 * n_jobs")
+    try:
+        yield from workers(delayed(work)(one) for one in todo)
+    except BrokenExecutor as error:
+        raise MemoryError(
+            "a process that read images was killed, most likely because memory ran out; what is done is kept, so free "
+            "some memory and load them again"
+        ) from error
 
 
 def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -> tuple:

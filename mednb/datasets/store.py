@@ -68,7 +68,8 @@ def stored(name: str, size: int, key: str, build: Callable[[Path], None], part: 
     """Open the store with this key; when there is none, or it is damaged, `build(folder)` makes one first.
 
     Under a lock, so that a second process waits for the first one instead of building too. When `build` raises, nothing
-    is left. When the process is killed, `build` gets the same folder again next time, unless the key has changed.
+    is left. When the process is killed, or runs out of memory, `build` gets the same folder again next time, unless the
+    key has changed.
 
     part: names the folder of what is not finished; None: the key. Files that have changed have another key, but the
         same part, so that nothing is left of what was made of the old ones.
@@ -96,6 +97,8 @@ def stored(name: str, size: int, key: str, build: Callable[[Path], None], part: 
             try:
                 build(aside)
                 aside.rename(folder)
+            except MemoryError:
+                raise
             except Exception:
                 shutil.rmtree(aside, ignore_errors=True)
                 raise
