@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     try:
         return asked.do(asked) or 0
-    except RunFailed as error:
+    except (RunFailed, MemoryError) as error:
         print(f"mednb: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
