@@ -221,9 +221,10 @@ def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
         words = [decide(claim, *(found[each][end] for end in ("effect", "low", "high"))) for each in (holds, fails)]
         word = "supported" if words[0] == "supported" else words[1] if words[1] == "contradicted" else "undecided"
         effect = found[level]["effect"]
-        asked = found[holds if decide(claim, effect, effect, effect) == "supported" else fails]  # by the side it is on
+        side = "supported" if decide(claim, effect, effect, effect) == "supported" else "contradicted"
+        asked = found[holds if side == "supported" else fails]
         times = times_as_much(claim, effect, asked["low"], asked["high"])
-        rows.append(row | found[level] | {"verdict": word, "times": times})
+        rows.append(row | found[level] | {"verdict": word, "side": side, "times": times})
     rows = pd.DataFrame(rows)
     count = {word: int((rows["verdict"] == word).sum()) for word in VERDICTS}
     if count["not tested"] == n:
@@ -234,7 +235,7 @@ def judge(claim: Claim, drawn, level: float = 0.95) -> Verdict:
         word = "contradicted"
     else:
         word = "undecided"
-    return Verdict(claim, word, rows, reason(claim, rows, k), further(rows) if word == "undecided" else "")
+    return Verdict(claim, word, rows, reason(claim, rows, k), further(rows, k) if word == "undecided" else "")
 
 
 def decide(claim: Claim, effect: float, low: float, high: float) -> str:
@@ -269,31 +270,32 @@ def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
     return f"{n} comparisons, of which {have_to} had to hold: {said}; {effects}; asked for: {asked}"
 
 
-def further(rows: pd.DataFrame) -> str:
-    """What evidence would decide: how much more of it brings the intervals off what they now reach over.
+def further(rows: pd.DataFrame, k: int) -> str:
+    """What evidence would decide, and how: how much more of it brings as many intervals as it takes off what they reach.
 
-    rows: the comparisons with their verdict, seeds, patients and `times_as_much`. The width of an interval falls with
-    the root of the evidence; the effects are taken to stay as they are.
+    rows: all comparisons, of which k have to hold: the `side` that each leans to, its seeds, patients and
+    `times_as_much`. The width of an interval falls with the root of the evidence; effects are taken to stay as they are.
     """
-    open_ones = rows[rows["verdict"] == "undecided"]
-    if not len(open_ones):
+    ways = []
+    for side, needed in (("supported", k), ("contradicted", len(rows) - k + 1)):
+        leaning = rows[rows["side"] == side].sort_values("times")
+        if len(leaning) >= needed:
+            ways.append((leaning["times"].iloc[needed - 1], side, leaning.iloc[:needed]))
+    if not ways:
         return "The comparisons that are missing would decide."
-    times = sorted(open_ones["times"])
-    seeds, patients = int(open_ones["n_seeds"].min()), int(open_ones["n_patients"].min())
+    times, side, those = min(ways, key=lambda way: way[0])
+    seeds, patients = int(those["n_seeds"].min()), int(those["n_patients"].min())
     alone = " A single seed says nothing of other seeds: several are needed in any case." if seeds == 1 else ""
-    if times[0] > HOPELESS:
+    if times > HOPELESS:
         return (
             f"Of more seeds and patients it would take more than {HOPELESS} times as many: the effect is too near "
             f"to what was asked for.{alone}"
         )
-    needed = f"{math.ceil(seeds * times[0])} and {math.ceil(patients * times[0]):,} instead of {seeds} and {patients:,}"
-    said = (
-        f"If the effects stay as they are, about {number(times[0])} times as many seeds and test patients would decide"
+    needed = f"{math.ceil(seeds * times)} and {math.ceil(patients * times):,} instead of {seeds} and {patients:,}"
+    return (
+        f"If the effects stay as they are, about {number(times)} times as many seeds and test patients ({needed}) "
+        f"would have it {side}.{alone}"
     )
-    if len(times) == 1:
-        return f"{said} ({needed}).{alone}"
-    most = f"more than {HOPELESS}" if times[-1] > HOPELESS else f"about {number(times[-1])}"
-    return f"{said} the clearest of {len(times)} ({needed}); the closest would take {most} times as many.{alone}"
 
 
 def times_as_much(claim: Claim, effect: float, low: float, high: float) -> float:

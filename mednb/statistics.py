@@ -6,8 +6,9 @@ compared afterwards is a contrast: a weighted sum of scores on the same seeds an
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -35,11 +36,14 @@ class Bootstrap:
         mean
     scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a dataset and fold share
         their drawn patients, so that their scores can be subtracted.
+    alike: (dataset, fold) -> the first fold that is tested on the same patients, as all are where a dataset's authors
+        have fixed who is tested
     """
 
     units: pd.DataFrame
     scores: np.ndarray
     seed: int = 0
+    alike: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
     @cached_property
     def block(self) -> np.ndarray:
@@ -48,8 +52,9 @@ class Bootstrap:
 
     @cached_property
     def place(self) -> np.ndarray:
-        """(units,) the number of each unit's dataset and fold: units of one place share their patients."""
-        return self.units.groupby(["dataset", "fold"]).ngroup().to_numpy()
+        """(units,) the number of each unit's dataset and test patients: units of one place share these."""
+        tested = zip(self.units["dataset"], self.units["fold"], strict=True)
+        return pd.factorize(pd.Series([(of[0], self.alike.get(of, of[1])) for of in tested]))[0]
 
     @cached_property
     def cell(self) -> np.ndarray:
@@ -76,7 +81,7 @@ def bootstrap(
     """
     frames = [(predictions, _classified), (cases, _segmented)]
     frames = [(_whole(frame), measured) for frame, measured in frames if frame is not None and not frame.empty]
-    times = _times([frame for frame, _ in frames], replicates, seed)
+    times, alike = _times([frame for frame, _ in frames], replicates, seed)
     asked = [*(name for name in QUESTION if name not in ("metric", "stratum")), "seed", "fold", "draw"]
     rows, scores = [], []
     for frame, measured in frames:
@@ -98,7 +103,7 @@ def bootstrap(
             counts = {"n_patients": len(np.unique(patient[at])), "n_images": len(at)}
             rows.append(about.iloc[at[0]].to_dict() | {"metric": metric, "stratum": stratum} | counts)
             scores.append(np.mean(of_draws, axis=0))
-    return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed)
+    return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed, alike)
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:
@@ -109,15 +114,22 @@ def _whole(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _times(
     frames: Sequence[pd.DataFrame], replicates: int, seed: int
-) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
-    """For each dataset and fold its patients in order, and how often each is drawn (1 + replicates, patients)."""
-    times, names = {}, ["dataset", "fold", "patient"]
+) -> tuple[dict[tuple[str, int], tuple[np.ndarray, np.ndarray]], dict[tuple[str, int], int]]:
+    """For each dataset and fold its patients in order, and how often each is drawn (1 + replicates, patients).
+
+    Folds of the same patients share what is drawn; the second value is `Bootstrap.alike`.
+    """
+    times, first, names = {}, {}, ["dataset", "fold", "patient"]
     everyone = pd.concat([frame[names].drop_duplicates() for frame in frames] or [pd.DataFrame(columns=names)])
     for (dataset, fold), of in everyone.groupby(["dataset", "fold"]):
         patients = np.unique(of["patient"].astype("str").to_numpy(str))
+        alike = first.setdefault((dataset, *patients), fold)
+        if alike != fold:
+            times[dataset, fold] = times[dataset, alike]
+            continue
         rng = np.random.default_rng([seed, 1, fold, *dataset.encode()])  # two datasets have no luck in common
         times[dataset, fold] = patients, _multiplicities(len(patients), len(patients), replicates, rng)
-    return times
+    return times, {(dataset, fold): first[dataset, *times[dataset, fold][0]] for dataset, fold in times}
 
 
 def _multiplicities(count: int, draws: int, replicates: int, rng: np.random.Generator) -> np.ndarray:
@@ -295,8 +307,8 @@ def _groups(units: pd.DataFrame, strata: bool) -> list[tuple[tuple, np.ndarray]]
 
 
 def _select(units: pd.DataFrame, where: Mapping) -> np.ndarray:
-    """The positions of the units that a term means; ValueError where there are none."""
-    keep = np.ones(len(units), bool)
+    """The positions of the units that a term means; ValueError where there are none, or where a listed value lacks."""
+    keep, lists = np.ones(len(units), bool), {}
     for column, wanted in ({"stratum": ""} | dict(where)).items():
         if column not in units:
             raise ValueError(f"{_said(where)}: scores have no {column!r}; choose among {', '.join(UNIT)}")
@@ -307,10 +319,15 @@ def _select(units: pd.DataFrame, where: Mapping) -> np.ndarray:
                 known = ", ".join(map(str, sorted(there))) or "none"
                 raise ValueError(f"{_said(where)}: no score has the {column} {value!r}; there are {known}")
         keep &= units[column].isin(wanted).to_numpy()
+        lists |= {column: wanted} if len(wanted) > 1 else {}
     if "metric" not in where:
         keep &= (units["metric"] == units["task"].map(MAIN_METRIC)).to_numpy()
     if not keep.any():
         raise ValueError(f"{_said(where)}: no score has all of these together")
+    there = set(units.loc[keep, list(lists)].itertuples(index=False, name=None))
+    for each in itertools.product(*lists.values()) if lists else ():
+        if each not in there:  # the mean over some of them would be another question
+            raise ValueError(f"{_said(where)}: no score has {' and '.join(map(str, each))} together with the rest")
     return np.flatnonzero(keep)
 
 

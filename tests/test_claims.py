@@ -197,12 +197,35 @@ def test_what_a_study_lacks_is_not_tested_and_says_what(drawn):
     assert (verdict.word, verdict.why) == ("not tested", why)
 
 
+def leaning(*sides_and_times, seeds=3):
+    return pd.DataFrame(
+        [{"side": side, "times": times, "n_seeds": seeds, "n_patients": 100} for side, times in sides_and_times]
+    )
+
+
 def test_one_seed_is_said_to_be_too_few():
-    row = {"verdict": "undecided", "times": 4.0, "n_seeds": 1, "n_patients": 100}
-    said = claims.further(pd.DataFrame([row]))
-    assert "about 4 times as many seeds and test patients would decide (4 and 400 instead of 1 and 100)." in said
+    said = claims.further(leaning(("supported", 4.0), seeds=1), 1)
+    assert "about 4 times as many seeds and test patients (4 and 400 instead of 1 and 100) would have it supp" in said
     assert "A single seed says nothing of other seeds" in said
-    assert "more than 50 times as many" in claims.further(pd.DataFrame([row | {"times": 51.0}]))
+    assert "more than 50 times as many" in claims.further(leaning(("supported", 51.0), seeds=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("k", "said"),
+    [
+        (1, "about 9 times as many seeds and test patients (27 and 900 instead of 3 and 100) would have it supported"),
+        (2, "about 20 times as many seeds and test patients (60 and 2,000 instead of 3 and 100) would have it supp"),
+        (3, "about 2.0 times as many seeds and test patients (6 and 200 instead of 3 and 100) would have it contra"),
+    ],
+)
+def test_what_would_decide_is_as_many_comparisons_of_one_side_as_it_takes(k, said):
+    """The clearest one does not decide when it leans to the other side, nor when more than one has to hold."""
+    assert said in claims.further(leaning(("contradicted", 2.0), ("supported", 9.0), ("supported", 20.0)), k)
+
+
+def test_comparisons_that_are_missing_may_be_what_would_decide():
+    rows = pd.concat([leaning(("supported", 2.0)), pd.DataFrame([{"verdict": "not tested"}])])
+    assert claims.further(rows, 2) == "The comparisons that are missing would decide."
 
 
 # -------------------- in files

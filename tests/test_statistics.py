@@ -65,11 +65,23 @@ def test_images_of_one_patient_are_drawn_together():
 
 def test_folds_add_their_patients():
     dice = np.random.default_rng(0).beta(5, 2, (2, 30))
-    both = pd.concat([cases(dice[0]), cases(dice[1], fold=1, run="other")])
+    others = cases(dice[1], fold=1, run="other")
+    both = pd.concat([cases(dice[0]), others.assign(patient="q" + others["patient"])])
     row = only(statistics.intervals(statistics.bootstrap(None, both)))
     assert row["n_patients"] == 60
     assert row["n_seeds"] == 1
     assert row["mean"] == pytest.approx(dice.mean())
+
+
+def test_folds_that_are_tested_on_the_same_patients_count_them_once():
+    """Where the authors of a dataset fixed who is tested, every fold has these, and seeds on other folds too."""
+    dice = np.random.default_rng(0).beta(5, 2, (3, 30))
+    fixed = cases(dice, seeds=(0, 1, 2))
+    turning = pd.concat([cases(dice[seed], (seed,), fold=seed, run=f"r{seed}") for seed in range(3)])
+    one, other = (only(statistics.intervals(statistics.bootstrap(None, of))) for of in (fixed, turning))
+    numbers = ["mean", "low", "high", "n_seeds", "n_patients"]
+    assert one[numbers].tolist() == other[numbers].tolist()
+    assert one["n_patients"] == 30
 
 
 def test_two_runs_that_answer_the_same_question_are_refused():
@@ -241,6 +253,18 @@ def test_a_term_that_means_nothing_is_told_what_there_is(where, said):
     drawn = statistics.bootstrap(None, pd.concat(rows), replicates=5)
     with pytest.raises(ValueError, match=said):
         statistics.contrast(drawn, [(1, where)])
+
+
+def test_a_mean_over_listed_values_is_refused_where_one_of_them_lacks():
+    """The mean over three methods on one side and over two on the other would compare methods, not sides."""
+    rows = [
+        cases([0.5] * 20, initialisation=f"{method} on {images}", method=method, pretrained_on=images, run=method + images)
+        for method, images in [("a", "us"), ("a", "mix"), ("b", "us")]
+    ]
+    drawn = statistics.bootstrap(None, pd.concat(rows), replicates=20)
+    both = {"task": "segment", "method": ["a", "b"]}
+    with pytest.raises(ValueError, match="pretrained_on mix.*no score has b together with the rest"):
+        statistics.contrast(drawn, [(1, both | {"pretrained_on": "mix"}), (-1, both | {"pretrained_on": "us"})])
 
 
 def test_terms_without_a_common_seed_are_refused():
