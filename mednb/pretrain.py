@@ -291,7 +291,7 @@ class Pretraining(pl.LightningModule):
                 views.append(policy(pixels[n % 2], keys, size))
                 if "grids" in self.method.wants:
                     grids.append(policy.grid(keys, size))
-        wanted = {"labels": self.labels[rows], "rows": rows, "grids": grids}
+        wanted = {"labels": self.labels[rows], "rows": rows, "partners": of[1], "grids": grids}
         return views, {name: wanted[name] for name in self.method.wants}
 
     # -------------------- one step
@@ -320,12 +320,12 @@ class Pretraining(pl.LightningModule):
         torch.manual_seed(int(key(self.seed, self.global_step, torch.tensor([dist.rank()]))))
         self.calls.clear()
         if self.accumulate > 1:
-            return self.in_parts(method, views)
+            return self.in_parts(method, views, wanted)
         loss = method.loss(*views, **wanted)
         self.manual_backward(loss)
         return loss.detach()
 
-    def in_parts(self, method: Method, views: list[Tensor]) -> Tensor:
+    def in_parts(self, method: Method, views: list[Tensor], wanted: dict) -> Tensor:
         """The same with the memory of a part: cached gradients (GradCache: Gao et al., RepL4NLP 2021).
 
         First all projections without what a backward pass would need, then the loss of all of them and its gradient in
@@ -338,7 +338,7 @@ class Pretraining(pl.LightningModule):
             z = [torch.cat([method.project(part) for part in of_view]).float() for of_view in parts]
         for of_view in z:
             of_view.requires_grad_()
-        loss = method.contrast(*z)
+        loss = method.contrast(*z, **wanted)
         self.manual_backward(loss)
         for of_view, all_z in zip(parts, z, strict=True):
             for part, gradient in zip(of_view, all_z.grad.tensor_split(self.accumulate), strict=True):

@@ -1,5 +1,7 @@
 """A batch computed in parts has the gradients of the batch computed at once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,9 +72,18 @@ def test_the_methods_whose_loss_is_one_of_projections_can_be_taken_in_parts():
     assert {"simclr", "barlowtwins", "vicreg"} <= set(WITH_PARTS)
 
 
+@pytest.fixture(scope="module")
+def mixed(images):
+    """A few images come many times, and so more than once in a batch."""
+    weight = np.where(np.arange(len(images)) < 4, 9.0, 1.0)
+    return replace(images, table=images.table.assign(weight=weight / weight.mean()))
+
+
 @pytest.mark.parametrize("method", WITH_PARTS)
 @pytest.mark.parametrize("accumulate", [2, 5])
-def test_cached_gradients_are_those_of_the_big_batch(images, method, accumulate):
+@pytest.mark.parametrize("of", ["images", "mixed"])
+def test_cached_gradients_are_those_of_the_big_batch(request, method, accumulate, of):
+    images = request.getfixturevalue(of)
     loss, whole, heard = gradients(images, method, 1)
     loss_in_parts, parts, heard_in_parts = gradients(images, method, accumulate)
     assert loss_in_parts == pytest.approx(loss, rel=1e-5)
@@ -82,6 +93,12 @@ def test_cached_gradients_are_those_of_the_big_batch(images, method, accumulate)
         torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5 * largest)
     for one, other in zip(heard, heard_in_parts, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_batch_of_a_mix_holds_an_image_twice(mixed):
+    learner = learner_of(mixed, "simclr", 1)
+    _, wanted = learner.views(learner.deal(0)[0])
+    assert len(wanted["rows"].unique()) < len(wanted["rows"])
 
 
 def test_the_losses_of_the_parts_alone_would_give_other_gradients(images):

@@ -142,7 +142,8 @@ def test_signs_are_numbers_from_the_start(name):
 def test_a_loss_of_projections_can_be_taken_part_by_part(name):
     method = build(name)
     every = views()
-    assert torch.equal(method.loss(*every), method.contrast(*map(method.project, every)))
+    more = wanted(method, every)
+    assert torch.equal(method.loss(*every, **more), method.contrast(*map(method.project, every), **more))
 
 
 def test_random_initialisation_does_not_pretrain():

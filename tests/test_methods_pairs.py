@@ -47,6 +47,60 @@ def test_simclr_falls_when_partners_come_closer():
     assert method.loss(a, b) < method.loss(a, b.flip(0))
 
 
+def written_out(z, shows, t):
+    """NT-Xent of unit vectors z, the views a and then b of N pairs, view by view; `shows` says what each shows."""
+    n, losses = len(z) // 2, []
+    for i in range(2 * n):
+        partner = (i + n) % (2 * n)
+        others = [j for j in range(2 * n) if shows[j] not in (shows[i], shows[partner])]
+        positive = (z[i] @ z[partner] / t).exp()
+        losses.append(-(positive / (positive + sum((z[i] @ z[j] / t).exp() for j in others))).log())
+    return sum(losses) / (2 * n)
+
+
+@pytest.mark.parametrize(
+    ("rows", "partners"),
+    [
+        ([4, 2, 4, 3, 4, 2], [4, 2, 4, 3, 4, 2]),  # a balanced mix has drawn images 4 and 2 again
+        ([0, 1, 2, 3, 4, 5], [1, 0, 7, 7, 0, 6]),  # partners that are in the batch themselves
+        ([5, 5, 5, 5, 5, 5], [5, 5, 5, 5, 5, 5]),
+    ],
+)
+def test_other_views_of_what_a_pair_shows_are_neither_its_positives_nor_its_negatives(rows, partners):
+    a, b = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+    expected = written_out(F.normalize(torch.cat([a, b]), dim=1).double(), rows + partners, 0.2)
+    found = build("simclr").contrast(a, b, torch.tensor(rows), torch.tensor(partners))
+    assert found.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_an_image_that_comes_twice_does_not_repel_itself():
+    """Closed form: all four views of the image are one point, those of two other images are orthogonal to it."""
+    z, t = orthogonal(3, 8)[[0, 0, 1, 2]], 0.2
+    twins, others = (math.log(1 + n * math.exp(-1 / t)) for n in (4, 6))
+    rows = torch.tensor([7, 7, 1, 2])
+    assert build("simclr").contrast(z, z, rows, rows).item() == pytest.approx((twins + others) / 2, abs=1e-5)
+
+
+def test_without_repeats_simclr_and_nnclr_compute_nt_xent_to_the_last_bit():
+    from lightly.loss import NTXentLoss
+
+    gradients = []
+    for of in (lambda a, b: build("simclr").contrast(a, b, torch.arange(9), torch.arange(9)), NTXentLoss(0.2)):
+        z = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        value = of(*z)
+        gradients.append((value.detach(), torch.autograd.grad(value, z)[0]))
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("name", ["simclr", "nnclr"])
+def test_the_loss_of_an_image_that_comes_twice_is_another(name):
+    every = views()
+    apart, twice = (
+        build(name).loss(*every, rows=rows, partners=rows) for rows in (torch.arange(12), torch.arange(12) // 2)
+    )
+    assert twice < apart  # fewer negatives
+
+
 # MoCo and DenseCL
 
 
@@ -173,7 +227,7 @@ def test_nnclr_is_nt_xent_between_friends_and_predictions():
     p = [method.predictor(x) for x in z]
     friends = [method.friend(x, rows) for x in z]
     expected = (method.nt_xent(friends[0], p[1]) + method.nt_xent(friends[1], p[0])) / 2
-    torch.testing.assert_close(method.loss(*every, rows=rows), expected)
+    torch.testing.assert_close(method.loss(*every, rows=rows, partners=rows), expected)
     assert torch.equal(method.support.keys.rows[:12], F.normalize(z[0].detach(), dim=1))
 
 

@@ -265,7 +265,7 @@ def test_the_views_of_a_batch_are_those_of_its_images(images):
     positions = made.deal(0)[0]
     rows = made.order[positions]
     given, wanted = made.views(positions)
-    assert wanted == {}
+    assert set(wanted) == {"rows", "partners"}
     for view, x in enumerate(given):
         expected = made.policy(torch.from_numpy(np.array(images.pixels))[rows], views.key(2, 0, rows, view))
         torch.testing.assert_close(x, expected)
@@ -274,7 +274,7 @@ def test_the_views_of_a_batch_are_those_of_its_images(images):
 def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     made = learner(images)
     made.method.crops = (Crops(2), Crops(3, 0.5, (0.05, 0.3)))
-    made.method.wants = ("labels", "grids", "rows")
+    made.method.wants = ("labels", "grids", "rows", "partners")
     positions = made.deal(0)[1]
     made.partners = torch.arange(len(images)).roll(1)
     given, wanted = made.views(positions)
@@ -283,6 +283,7 @@ def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     assert [tuple(grid.shape) for grid in wanted["grids"]] == [(n, x.shape[-1], x.shape[-1], 2) for x in given]
     rows = made.order[positions]
     assert torch.equal(wanted["rows"], rows)
+    assert torch.equal(wanted["partners"], made.partners[rows])
     assert wanted["labels"].tolist() == images.labels[rows.numpy()].tolist()
     # Even views show the image, odd ones the partner.
     small = made.policy.of_crops(made.method.crops[1])

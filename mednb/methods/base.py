@@ -46,6 +46,7 @@ class Method(nn.Module):
 
     - `labels` (N,) int64: the classes of the images.
     - `rows` (N,) int64: the images' rows in their table.
+    - `partners` (N,) int64: the rows of their partners.
     - `grids`: for each view (N, h, w, 2), where each of its pixels comes from, x and y between -1 and 1 in the image.
     """
     progress = 0.0  # the share of the training that is done
@@ -75,7 +76,7 @@ class Method(nn.Module):
 
 
 class OfProjections(Method):
-    """A method whose loss sees only projections: `contrast(project(a), project(b))`.
+    """A method whose loss sees only projections, and what it `wants`: `contrast(project(a), project(b), **wanted)`.
 
     It needs `self.head` and `contrast`. A batch that does not fit into memory can be projected part by part.
     """
@@ -86,12 +87,12 @@ class OfProjections(Method):
         h = self.encoder(x)  # (N, D)
         return self.head(h)  # (N, d)
 
-    def contrast(self, *z: Tensor) -> Tensor:
+    def contrast(self, *z: Tensor, **wanted: Tensor) -> Tensor:
         """Projections (N, d) of each view -> one number."""
         raise TypeError(f"{type(self).__name__} has no contrast")
 
-    def loss(self, *views: Tensor) -> Tensor:
-        return self.contrast(*map(self.project, views))
+    def loss(self, *views: Tensor, **wanted: Tensor) -> Tensor:
+        return self.contrast(*map(self.project, views), **wanted)
 
 
 class InFloat32(nn.Module):

@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import NTXentLoss
 from lightly.models.modules import NNCLRPredictionHead, NNCLRProjectionHead
 from torch import Tensor, nn
 
-from mednb.methods.base import InFloat32, Keys, Method
+from mednb.methods.base import Keys, Method
+from mednb.methods.simclr import NTXent
 
 
 class NNCLR(Method):
@@ -18,7 +18,7 @@ class NNCLR(Method):
     """
 
     batch_size = 128
-    wants = ("rows",)
+    wants = ("rows", "partners")
 
     def __init__(
         self, encoder: nn.Module, width: int = 256, hidden: int = 512, temperature: float = 0.1, support: int = 1024
@@ -27,7 +27,7 @@ class NNCLR(Method):
         self.head = NNCLRProjectionHead(encoder.width, hidden, width)
         self.predictor = NNCLRPredictionHead(width, hidden, width)
         self.support = Keys(support, width)  # Q
-        self.nt_xent = InFloat32(NTXentLoss(temperature, gather_distributed=True))
+        self.nt_xent = NTXent(temperature)
 
     @torch.no_grad()
     def friend(self, z: Tensor, rows: Tensor) -> Tensor:
@@ -35,9 +35,10 @@ class NNCLR(Method):
         similarities = self.support.similarities(F.normalize(z.float(), dim=1), rows)  # (N, Q)
         return self.support.keys.rows[similarities.argmax(1)]
 
-    def loss(self, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+    def loss(self, a: Tensor, b: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
         z_a, z_b = (self.head(self.encoder(x)) for x in (a, b))  # (N, d)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)  # (N, d)
-        loss = self.nt_xent(self.friend(z_a, rows), p_b) + self.nt_xent(self.friend(z_b, rows), p_a)
+        loss = self.nt_xent(self.friend(z_a, rows), p_b, rows, partners)
+        loss = loss + self.nt_xent(self.friend(z_b, partners), p_a, partners, rows)
         self.support.push(F.normalize(z_a.float(), dim=1), rows)
         return loss / 2
