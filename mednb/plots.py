@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from mednb import files
+from mednb import files, statistics
 from mednb.results import MAIN_METRIC, SETTING, in_order, percent
 
 if TYPE_CHECKING:
@@ -579,9 +579,9 @@ def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METR
     """What pretraining adds at a glance: a row for each initialisation, a column for each task and label fraction.
 
     differences: what `statistics.differences` gives. A cell holds the difference in hundredths; it is in bold and
-    framed where it is no chance even among all that are compared (p_holm below 0.05).
+    framed where it is no chance even among all cells (p below 0.05 by Holm's correction over all of them).
     """
-    rows = _main(differences, "effect_map", metrics)
+    rows = statistics.holm(_main(differences, "effect_map", metrics).assign(family=0), ["family"])
     names = in_order(rows["initialisation"])
     columns = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
     largest = max(100 * rows["difference"].abs().max(), 1e-9)

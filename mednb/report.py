@@ -308,13 +308,14 @@ def write(
         counted={word: [each.word for each in of.verdicts].count(word) for word in OF_A_CLAIM},
         meaning=OF_A_CLAIM,
         stand_ins=of.stand_ins,
-        tally=tally(differences),
-        answers=answers(scores, differences),
+        tally=tally(rivals(differences)),
+        answers=answers(scores, rivals(differences)),
+        bound=len(rivals(differences)) < len(differences),
         seeds=in_words(finished["seed"].dropna().astype(int)),
         budget=budget(finished),
         tables=tables(scores, differences, main, books),
         more=tables(scores, differences, others, books),
-        worth=worth(of.worth),
+        worth=worth(rivals(of.worth)),
         figures=[asdict(kind) | {"png": _png(out, name)} for name, kind in FIGURES.items()],
         geometry=geometry(results.collect(runs), finished),
         data=[data(name, finished, points) for name in sorted(set(finished["dataset"].dropna()))],
@@ -379,6 +380,7 @@ def read_of_test(readings: pd.DataFrame) -> list[dict]:
                 "runs": of["run"].nunique(),
                 "again": in_words(of.loc[of["again"], "run"]),
                 "who": in_words(of["who"]),
+                "codes": of["code"].nunique(),
                 "last": of["time"].max()[:16].replace("T", " "),
             }
         )
@@ -404,6 +406,11 @@ def worth(rows: pd.DataFrame) -> list[dict]:
 def verdict(low: float, high: float) -> str:
     """What the interval of a difference says: helped, hurt or undecided."""
     return "helped" if low > 0 else "hurt" if high < 0 else "undecided"
+
+
+def rivals(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without `supervised`, which learnt from all labels: an upper bound, which saves none."""
+    return rows[rows["initialisation"].str.split().str[0] != "supervised"]
 
 
 def tally(differences: pd.DataFrame) -> dict[str, int]:
@@ -452,7 +459,9 @@ def tables(
 
     books: the notebooks that the scores come from, as `notebooks` gives them.
     """
-    change = differences[[*QUESTION, "low", "high"]]
+    change = differences[[*QUESTION, "low", "high"]].copy()
+    less = change["metric"].isin(metrics.LOWER_IS_BETTER)
+    change.loc[less, ["low", "high"]] = -change.loc[less, ["high", "low"]].to_numpy()
     rows = scores.merge(change, on=QUESTION, how="left", suffixes=("", "_of_difference"))
     found = []
     for setting, of_setting in rows.groupby(SETTING):
@@ -488,7 +497,7 @@ def tables(
 
 
 def budget(finished: pd.DataFrame) -> dict:
-    """What each initialisation cost: its pretraining runs, images seen, epochs, batch size, device."""
+    """What each initialisation cost: its pretraining runs, images seen, views of each, epochs, batch size, device."""
     runs = finished[finished["stage"] == "pretrain"]
     lines = []
     for name in in_order(runs["initialisation"]):
@@ -498,14 +507,25 @@ def budget(finished: pd.DataFrame) -> dict:
                 "name": name,
                 "runs": len(mine),
                 "images_seen": in_words(mine["images_seen"]),
+                "views": in_words(views_of(method) for method in mine["method"]),
                 "epochs": in_words(mine["epochs"]) if name != "none" else "–",
                 "batch_size": in_words(mine["batch_size"]) if name != "none" else "–",
                 "device": in_words(said.get("device", "?") for said in mine["said"]),
                 "took": _took(mine["folder"]),
             }
         )
-    seen = runs.loc[runs["method"] != "none", "images_seen"]
-    return {"lines": lines, "pretrained": len(seen), "equal": in_words(seen) if len(set(seen)) == 1 else None}
+    trained = runs[runs["method"] != "none"]
+    seen, views = trained["images_seen"], {views_of(method) for method in trained["method"]}
+    equal = in_words(seen) if len(set(seen)) == 1 else None
+    return {"lines": lines, "pretrained": len(seen), "equal": equal, "views": len(views) == 1}
+
+
+def views_of(method: str) -> str:
+    """How many views of each image a method takes: "2", or "2 + 4" where the further ones are smaller."""
+    from mednb.methods import METHODS
+
+    known = METHODS.get(method)
+    return " + ".join(str(crops.n) for crops in known.crops) if known and known.pretrains else "–"
 
 
 def geometry(rows: pd.DataFrame, finished: pd.DataFrame) -> dict:

@@ -113,7 +113,8 @@ def about(images: Images, seed: int) -> dict:
 
 
 def origin(pretrained: str | Path, images: Images) -> dict:
-    """What a later run says of its encoder: the values of the pretraining run in the folder `pretrained`.
+    """What a later run says of its encoder: values of the pretraining run in the folder `pretrained`, and a hash of its
+    weights, which tells of all that no value names.
 
     Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix: its encoder may
     have seen the patients of `images` that are now for testing. All phantoms are the same people: there the fold tells.
@@ -129,7 +130,9 @@ def origin(pretrained: str | Path, images: Images) -> dict:
                 "encoder may have seen patients that are now for testing; keep to one fold and one limit"
             )
     names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
-    return {name: said[name] for name in names} | {"pretrained": str(pretrained)}
+    weights = Path(pretrained) / "encoder.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
+    return {name: said[name] for name in names} | {"pretrained": str(pretrained), "weights": digest}
 
 
 def row(

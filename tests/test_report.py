@@ -146,9 +146,35 @@ def test_a_number_that_may_have_been_chosen_on_test_is_marked(tmp_path):
     lines = [json.dumps(reading | {"run": run, "values": values}) for run, values in readings]
     (study / "ledger.jsonl").write_text("".join(line + "\n" for line in lines))
     page = Page(report.write(study, tmp_path))
-    assert "phantoms 0 linear 3 2 classify-simclr-s1 x x" in page.text
+    assert "phantoms 0 linear 3 2 classify-simclr-s1 1 x x" in page.text
     marked = re.findall(r'<a href="([^"]+)">\d</a>†', page.html)
     assert {Path(link).parent.name for link in marked} == {"classify-simclr-s1"}
+
+
+def test_less_of_an_error_is_marked_as_better(study):
+    scores, differences = compared(study)
+    of_error, of_score = (differences["metric"] == metric for metric in ("ece", "auroc"))
+    differences.loc[of_error | of_score, ["low", "high"]] = [0.15, 0.25]
+    for metric, marks in (("ece", {"hurt"}), ("auroc", {"helped"})):
+        lines = report.tables(scores, differences, [("linear", metric)], {})[0]["lines"]
+        assert {cell["verdict"] for line in lines[1:] for cell in line["cells"]} == marks
+
+
+def test_supervised_is_an_upper_bound_and_counts_as_no_pretraining(tmp_path):
+    study = study_of(tmp_path / "s", methods=("none", "simclr", "supervised"), seeds=(0, 1), stages=("classify",))
+    page = Page(report.write(study, tmp_path))
+    assert "it learnt from all labels of the training images, so it is an upper bound" in page.text
+    scores, differences = compared(study)
+    assert set(report.rivals(differences)["initialisation"]) == {"simclr"}
+    assert not any("on supervised" in said["sentence"] for said in report.answers(scores, report.rivals(differences)))
+
+
+def test_methods_that_take_other_numbers_of_views_are_not_said_to_have_made_the_same_effort(tmp_path):
+    for methods, equal in ((("simclr", "moco"), True), (("simclr", "swav", "spark"), False)):
+        study = study_of(tmp_path / methods[-1], methods=("none", *methods), seeds=(0,), stages=("pretrain",))
+        budget = report.budget(results.finished(study))
+        assert budget["equal"] and budget["views"] is equal
+    assert [line["views"] for line in budget["lines"]] == ["–", "2", "1", "2 + 4"]
 
 
 def test_what_pretraining_is_worth_in_labels_is_a_table_and_a_file(study, page):
