@@ -30,7 +30,7 @@ import pandas as pd
 
 from mednb import files
 from mednb.results import COLUMNS, MAIN_METRIC, markdown
-from mednb.study.plan import choose
+from mednb.study.values import choose
 
 EXPECTS = ("more", "at least", "no difference")
 VERDICTS = ("supported", "contradicted", "undecided", "not tested")
@@ -271,10 +271,10 @@ def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
 
 
 def further(rows: pd.DataFrame, k: int) -> str:
-    """What evidence would decide, and how: how much more of it brings as many intervals as it takes off what they reach.
+    """How much more evidence would decide, and how: it brings as many intervals as it takes off what they reach over.
 
     rows: all comparisons, of which k have to hold: the `side` that each leans to, its seeds, patients and
-    `times_as_much`. The width of an interval falls with the root of the evidence; effects are taken to stay as they are.
+    `times_as_much`. The width of an interval falls with the root of the evidence; the effects are taken to stay.
     """
     ways = []
     for side, needed in (("supported", k), ("contradicted", len(rows) - k + 1)):

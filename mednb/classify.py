@@ -155,11 +155,14 @@ def label_efficiency(
     draws: int = 1,
     rates: Iterable[float] = RATES,
     lengths: Iterable[float] = LENGTHS,
+    before_test: Callable[[], object] = lambda: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict]]:
     """How good a classifier becomes with ever more labels, for one encoder.
 
     The labelled images are a fraction of the training patients, drawn `draws` times (all of them: once); val and test
     stay whole. Learning rate and length of fine-tuning are chosen on val once, with the largest fraction, and kept.
+    `before_test` is called when the first answers on test are due (`ledger.record`, say), and not when something was
+    wrong before.
 
     Returns scores (task, label_fraction, draw, stratum, split, metric, value, n_patients, n_images) on val and test;
     the predictions for each test image (image_id, patient, label, what `Images.strata` gives, task, label_fraction,
@@ -184,6 +187,8 @@ def label_efficiency(
             else:
                 few_h = frames["train"][frames["train"]["image_id"].isin(few.table["image_id"])]
                 classifier, of = {"knn": knn, "linear": linear}[task](few_h, frames["val"], images.classes), frames
+            if not chosen:
+                before_test()
             asked = {"task": task, "label_fraction": fraction, "draw": draw}
             chosen.append(asked | classifier.chosen)
             answers = {split: classifier(of[split]) for split in ("val", "test")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     asked = parser().parse_args(arguments)
     try:
-        return asked.do(asked) or 0
+        code = asked.do(asked) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever reads has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (RunFailed, MemoryError) as error:
         print(f"mednb: {error}", file=sys.stderr)
         return 1
@@ -77,6 +83,7 @@ def run_study(asked: argparse.Namespace) -> None:
 
 def run_notebook(asked: argparse.Namespace) -> None:
     from mednb.study import notebook
+    from mednb.study.values import faults
 
     if asked.notebook is None:
         return asked.parser.print_help() if asked.help else asked.parser.error("which notebook?")
@@ -90,6 +97,8 @@ def run_notebook(asked: argparse.Namespace) -> None:
         if name in values:
             raise ValueError(f"{name} is given twice")
         values[name] = known[name].read(text)
+        for fault in faults(name, values[name]):
+            raise ValueError(f"{name}: {fault}")
     default = known["out"].default if "out" in known else f"runs/{asked.notebook.stem}"
     out, started = Path(values.get("out", asked.out or default)), time.monotonic()
     done = notebook.run(asked.notebook, values, out, bar=sys.stderr.isatty())
@@ -99,7 +108,11 @@ def run_notebook(asked: argparse.Namespace) -> None:
 def show_data(asked: argparse.Namespace) -> int | None:
     from mednb import datasets
 
+    if asked.data is not None and asked.what != "get" and not Path(asked.data).is_dir():
+        raise ValueError(f"--data {asked.data}: there is no such folder")
     if asked.what == "list":
+        if asked.name is not None:
+            asked.parser.error(f"list takes no dataset; `mednb data card {asked.name}` tells of one")
         return print(datasets.describe_all(asked.data))
     if asked.name is None:
         asked.parser.error(f"which one? there is {', '.join(datasets.DATASETS)}")
@@ -108,7 +121,7 @@ def show_data(asked: argparse.Namespace) -> int | None:
         print(text)
         return 0 if ok else 1
     if asked.what == "get":
-        return print(datasets.get(asked.name, asked.data, asked.size))
+        return print(*(datasets.get(each, asked.data, asked.size) for each in asked.name.split("+")), sep="\n\n")
     return print(datasets.card_text(asked.name))
 
 

@@ -220,7 +220,12 @@ def best_prefixed(state: dict[str, Tensor], wanted: dict) -> dict[str, Tensor]:
 
 
 def imagenet(name: str) -> dict[str, Tensor]:
-    """The weights that were trained with ImageNet's labels, from torch's cache or the file in $MEDNB_IMAGENET.
+    """The weights that were trained with ImageNet's labels, from the file that `imagenet_file` names."""
+    return foreign(imagenet_file(name))
+
+
+def imagenet_file(name: str) -> Path:
+    """Where the weights of ImageNet lie: in torch's cache, or the file in $MEDNB_IMAGENET.
 
     Nothing is downloaded: a study must not depend on a server. FileNotFoundError says how to get them.
     """
@@ -232,4 +237,4 @@ def imagenet(name: str) -> dict[str, Tensor]:
         raise FileNotFoundError(
             f"method imagenet needs the weights of {name} at {path}: {once}name a file of them in $MEDNB_IMAGENET"
         )
-    return foreign(path)
+    return path

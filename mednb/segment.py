@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -157,11 +157,13 @@ def label_efficiency(
     rates: Iterable[float] = RATES,
     lengths: Iterable[float] = LENGTHS,
     root: str | Path | None = None,
+    before_test: Callable[[], object] = lambda: None,
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[dict], dict[str, np.ndarray]]:
     """How well lesions are outlined with ever more masks, for the encoder saved at `path`; see `build`.
 
     Only images with a lesion take part. Learning rate and length are chosen on val once, with the largest fraction,
     and kept. What is measured is measured in the size of the files, which lie below `root` (see `outlines`).
+    `before_test` is called when the first answers on test are due, and not when something was wrong before.
 
     Returns scores (task, label_fraction, draw, stratum, split, metric, value, n_patients, n_images) on val and test;
     the cases of test (image_id, patient, label, what `Images.strata` gives, area, label_fraction, draw, seed and
@@ -181,6 +183,8 @@ def label_efficiency(
     for fraction, draw in supervise.few_labels(fractions, draws):
         network, values = fit(path, train.few(fraction, seed, draw), val, tried, seed, initialise)
         tried = [{name: values[name] for name in ("lr", "steps")}]
+        if not chosen:
+            before_test()
         asked = {"label_fraction": fraction, "draw": draw}
         chosen.append({"task": "segment", **asked, **values})
         answers = {split: logits(network, parts[split].pixels) for split in full}

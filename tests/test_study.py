@@ -260,6 +260,9 @@ def test_a_study_is_done_once_and_again_only_where_it_changed(written, capsys, t
     changed = {"embed": {"epochs": 9}}
     graph.run(read(written(stages, {}, changed)), dry_run=True)
     assert report(capsys).startswith("tiny: 2 of 3 runs to do, 1 at a time:\n  embed-phantoms-none-s0\n  report\n")
+    graph.run(read(written(stages, {})), dry_run=True)  # asking what a change would cost has made nothing old
+    assert report(capsys).startswith("tiny: all 3 runs are up to date;")
+    written(stages, {}, changed)
     graph.run(read(file))
     second = states()
     assert {name for name in first if second[name] != first[name]} == {"embed-phantoms-none-s0", "report"}

@@ -33,19 +33,21 @@ def run(plan: Plan, jobs: int | None = None, executor: str = "local", dry_run: b
     first = sum(not each.after for each in plan.runs.values())
     jobs = jobs or (max(1, min(usable_cores(), first)) if executor == "local" else first)
     threads = max(1, usable_cores() // jobs) if executor == "local" else 4
+    done = f"{plan.study}: all {len(plan.runs)} runs are up to date; {result(plan)}"
+    if dry_run:
+        if todo := missing(plan):
+            said = f"{plan.study}: {len(todo)} of {len(plan.runs)} runs to do, {jobs} at a time:"
+            print(said, *sorted(todo), sep="\n  ")
+        print(*([] if todo else [done]), *cost(plan), sep="\n")
+        return
     plan.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(plan.folder / ".lock", timeout=0):
             write(plan, threads)
-            todo = outdated(plan)
-            if not todo:
-                print(f"{plan.study}: all {len(plan.runs)} runs are up to date; {result(plan)}")
-            elif dry_run:
-                said = f"{plan.study}: {len(todo)} of {len(plan.runs)} runs to do, {jobs} at a time:"
-                print(said, *sorted(todo), sep="\n  ")
-                print(*cost(plan), sep="\n")
-            else:
+            if todo := outdated(plan):
                 execute(plan, todo, jobs, threads, executor)
+            else:
+                print(done)
     except Timeout:
         raise RunFailed(
             f"{plan.folder} is in use by another `mednb run`; wait for it, or choose another --out"
@@ -59,20 +61,46 @@ def write(plan: Plan, threads: int) -> None:
     """
     config = {"study": plan.study, "folder": str(plan.folder), "cwd": str(Path.cwd()), "python": sys.executable}
     config |= {"threads": threads, "runs": []}
-    told = {"study": plan.study, "claims": plan.claims, "stand_ins": plan.stand_ins}
-    write_if_changed(plan.folder / "claims.json", told)
-    for name, each in plan.runs.items():
-        write_if_changed(plan.folder / name / "parameters.json", each.task())
-        reads = [f"{name}/parameters.json", *(["claims.json"] if each.stage == "report" else [])]
-        reads += [f"{other}/{path}" for other in each.after for path in plan.runs[other].files]
-        writes = [f"{name}/{path}" for path in ("notebook.ipynb", *each.files)]
+    for path, values in told(plan).items():
+        if not holds(plan.folder / path, values):
+            write_json(plan.folder / path, values)
+    for name in plan.runs:
+        reads, writes = files(plan, name)
         config["runs"].append({"name": name, "reads": reads, "writes": writes})
     write_json(plan.folder / "plan.json", config)
 
 
-def write_if_changed(file: Path, values: dict) -> None:
-    if not file.exists() or json.loads(file.read_text(encoding="utf-8")) != json.loads(json.dumps(values)):
-        write_json(file, values)
+def told(plan: Plan) -> dict[str, dict]:
+    """What stands in claims.json and in each run's parameters.json, by their paths in the study's folder."""
+    claims = {"study": plan.study, "claims": plan.claims, "stand_ins": plan.stand_ins}
+    return {"claims.json": claims} | {f"{name}/parameters.json": each.task() for name, each in plan.runs.items()}
+
+
+def holds(file: Path, values: dict) -> bool:
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(values))
+
+
+def files(plan: Plan, name: str) -> tuple[list[str], list[str]]:
+    """What a run reads and what it writes, as paths in the study's folder."""
+    each = plan.runs[name]
+    reads = [f"{name}/parameters.json", *(["claims.json"] if each.stage == "report" else [])]
+    reads += [f"{other}/{path}" for other in each.after for path in plan.runs[other].files]
+    return reads, [f"{name}/{path}" for path in ("notebook.ipynb", *each.files)]
+
+
+def missing(plan: Plan) -> set[str]:
+    """The names of the runs that are to do, found out without writing anything: a question must not make a run old."""
+    todo, values = set(), told(plan)
+    for name, each in plan.runs.items():
+        reads, writes = files(plan, name)
+        changed = any(not holds(plan.folder / path, values[path]) for path in values.keys() & set(reads))
+        if changed or todo & set(each.after) or not all((plan.folder / path).exists() for path in (*reads, *writes)):
+            todo.add(name)
+            continue
+        read, written = ([(plan.folder / path).stat().st_mtime_ns for path in paths] for paths in (reads, writes))
+        if max(read) > min(written):
+            todo.add(name)
+    return todo
 
 
 def cost(plan: Plan) -> list[str]:

@@ -21,7 +21,6 @@ Every point of the grid is pretrained, the other stages follow its pretraining, 
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import os
 import re
@@ -32,6 +31,7 @@ from pathlib import Path
 import yaml
 
 from mednb.study.notebook import Parameter, code_hash, parameters, unknown
+from mednb.study.values import choose, faults
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -103,7 +103,7 @@ class Plan:
     claims: tuple[dict, ...] = ()
     stand_ins: tuple[str, ...] = ()
     rate: float | None = None
-    lacks: tuple[str, ...] = ()  # datasets that are not where they are looked for
+    lacks: tuple[str, ...] = ()  # datasets and weights that are not where they are looked for
 
     def images_seen(self) -> list[int]:
         """How many images each run that pretrains will see; where only epochs are given, by the cards of its data."""
@@ -132,7 +132,8 @@ def read(
         usual = "class" if "class" in profiles else None
         profile = profile or usual
         if profile not in (*profiles, None):
-            raise ValueError(f"there is no profile {profile!r}; {choose(profile, profiles)}")
+            without = "" if usual else ", or leave it out"
+            raise ValueError(f"there is no profile {profile!r}; {choose(profile, profiles)}{without}")
         settings, wrong = at_profile(settings, profile)
         grid, points = values_of(settings["grid"]), [values_of(point) for point in settings["points"]]
         stages = []
@@ -286,24 +287,15 @@ def misfit(where: str, parameter: Parameter, value, grid: dict[str, list]) -> It
         others = [key for key, values in grid.items() if not any(map(is_reference, values))]
         if value[1:] not in others:
             yield f"{where}: {value} refers to no key of the grid and to no name; {choose(value[1:], others)}"
+        for each in grid.get(value[1:], ()) if parameter.name == "fold" else ():
+            yield from (f"{where}: {fault}" for fault in faults("fold", each))
     else:
-        choices = named_in_files().get(parameter.name)
-        for part in str(value).split("+") if choices else ():  # a mix names several datasets
-            if part not in choices:
-                yield f"{where}: there is no {parameter.name} {part!r}; {choose(part, choices)}"
         try:
             parameter.accept(value)
         except ValueError as error:
             yield f"{where}: {error}"
-
-
-def named_in_files() -> dict[str, list[str]]:
-    """The datasets and methods there are; methods by their files, because importing them takes seconds."""
-    from mednb.datasets import DATASETS
-
-    no_methods = ("__init__", "base", "encoder_decoder")
-    methods = [path.stem for path in (ROOT / "mednb/methods").glob("*.py") if path.stem not in no_methods]
-    return {"dataset": sorted(DATASETS), "method": sorted(methods)}
+        else:
+            yield from (f"{where}: {fault}" for fault in faults(parameter.name, value))
 
 
 def runs(grids: list[tuple[dict[str, list], list[str]]], stages: list[Stage], given: dict) -> dict[str, Run]:
@@ -368,7 +360,7 @@ def in_train(values: dict) -> int:
 
 
 def absent(found: dict[str, Run]) -> Iterator[str]:
-    """One line for every dataset whose folder is not where the runs will look for it."""
+    """One line for every dataset, and for weights of ImageNet, that are not where the runs will look for them."""
     from mednb.datasets import DATASETS, data_root
     from mednb.datasets.located import places
 
@@ -378,6 +370,13 @@ def absent(found: dict[str, Run]) -> Iterator[str]:
         card, here = DATASETS[name].CARD, data_root(root)
         if card.folder and not any(place.exists() for place in places(here, card, DATASETS[name])[:-1]):
             yield f"dataset {name}: there is no folder {(here / card.folder).resolve()}; {card.how_to_get}"
+    for name in {run.parameters["encoder"]: 0 for run in found.values() if run.parameters.get("method") == "imagenet"}:
+        from mednb import encoders  # its import takes seconds
+
+        try:
+            encoders.imagenet_file(name)
+        except FileNotFoundError as error:
+            yield str(error)
 
 
 def follow(value, point: dict):
@@ -387,11 +386,6 @@ def follow(value, point: dict):
 
 def is_reference(value) -> bool:
     return isinstance(value, str) and value.startswith("$")
-
-
-def choose(wanted: str, choices) -> str:
-    near = difflib.get_close_matches(str(wanted), choices, 1)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"Choose from {', '.join(choices) or 'none'}"
 
 
 def short(path: Path) -> str:

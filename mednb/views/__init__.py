@@ -9,9 +9,9 @@ on the order of the batches, or on whether a run was interrupted.
 """
 
 from mednb.views.keys import key, uniform
-from mednb.views.modalities import BY_MODALITY, LABELLED, POLICIES, examples, labelled, policy, strengths
+from mednb.views.modalities import BY_MODALITY, LABELLED, NAMES, POLICIES, examples, labelled, policy, strengths
 from mednb.views.operations import MEAN, STD, plain
 from mednb.views.recipe import ByModality, Policy, overlap
 
-__all__ = ["BY_MODALITY", "LABELLED", "MEAN", "POLICIES", "STD", "ByModality", "Policy"]
+__all__ = ["BY_MODALITY", "LABELLED", "MEAN", "NAMES", "POLICIES", "STD", "ByModality", "Policy"]
 __all__ += ["examples", "key", "labelled", "overlap", "plain", "policy", "strengths", "uniform"]

@@ -83,6 +83,7 @@ LABELLED = POLICIES["ultrasound"].labelled()
 CAUTIOUS = POLICIES["x-ray"]  # for a modality that nobody has thought of: nothing is mirrored
 
 BY_MODALITY = "by_modality"
+NAMES = (*POLICIES, BY_MODALITY)
 # Modalities that no policy is named after, and the policy that fits them. Optical coherence tomography has speckle too.
 LIKE = dict.fromkeys(["dermatoscopy", "fundus", "histology", "microscopy"], "photo") | {"oct": "ultrasound"}
 
@@ -95,7 +96,7 @@ def policy(name: str, table: pd.DataFrame | None = None) -> Policy | ByModality:
     if name == BY_MODALITY:
         return by_modality(table)
     if name not in POLICIES:
-        raise ValueError(f"views '{name}' is unknown; choose one of {', '.join([*POLICIES, BY_MODALITY])}")
+        raise ValueError(f"views '{name}' is unknown; choose one of {', '.join(NAMES)}")
     return POLICIES[name]
 
 
