@@ -29,6 +29,14 @@ def test_lesion_is_what_is_brighter_than_half_of_the_brightest(tmp_path, lesion)
         assert (drawn(file, folder=tmp_path) == wanted).all()
 
 
+def test_numbers_of_structures_are_all_lesion_and_faint_greys_are_not(tmp_path):
+    numbers = np.repeat(np.array([0, 1, 2, 15], np.uint8), 20)[None].repeat(60, 0)
+    Image.fromarray(numbers).save(tmp_path / "numbered.png")
+    Image.fromarray(numbers * 16).save(tmp_path / "grey.png")
+    assert (drawn("numbered.png", folder=tmp_path) == (numbers > 0)).all()
+    assert (drawn("grey.png", folder=tmp_path) == (numbers == 15)).all()
+
+
 def test_an_empty_mask_is_empty(tmp_path):
     Image.new("L", SHAPE[::-1]).save(tmp_path / "m.png")
     assert not drawn("m.png", folder=tmp_path).any()

@@ -14,6 +14,7 @@ from mednb.datasets import pixels
 if TYPE_CHECKING:
     from mednb.datasets.archive import Archive
 
+NUMBERED = 16  # no grey value below is meant as white
 SHAPES = {"circle": 3, "box": 4, "ellipse": 5, "polygon": None}  # how many numbers each has
 
 
@@ -22,7 +23,8 @@ def of(archive: Archive, row: tuple, shape: tuple[int, int]) -> np.ndarray:
 
     archive: where the mask files lie.
     row: a row of an index, with `image_id` and `masks`, a list of
-        "x.png": a file of the image's size; lesion is what is brighter than half of its maximum, whichever colour;
+        "x.png": a file of the image's size; lesion is what is brighter than half of its maximum, whichever colour, or,
+            where that is 2 to 15, whatever is not 0: such files number the structures that they show;
         {"file": "x.png", "values": [1, 2], "frame": 3, "fill": True}: the pixels with these values are lesion, and what
             they enclose, for files that hold an outline; all but "file" may be missing; with "stretch": True a file of
             another size is fitted to the image;
@@ -59,8 +61,10 @@ def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:
     if values is not None:
         lesion = np.isin(part, values)
     else:
-        # Whether lesion is written as 255 or as 1. Half of an integer is cut off: comparing integers is much faster.
-        lesion = part > (part.max() // 2 if part.dtype.kind in "ui" else part.max() / 2)
+        # Whether lesion is written as 255, as 1, or its parts as 1, 2 and 3. Half of an integer is cut off: comparing
+        # integers is much faster.
+        highest, whole = part.max(), part.dtype.kind in "ui"
+        lesion = part > (0 if whole and highest < NUMBERED else highest // 2 if whole else highest / 2)
     return ndimage.binary_fill_holes(lesion) if mask.get("fill") else lesion
 
 
