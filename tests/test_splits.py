@@ -320,6 +320,13 @@ def test_a_limit_is_kept_by_whole_patients_of_every_label_and_split():
     assert len(kept.groupby(["label", "split"])) == 9
 
 
+def test_a_limit_below_one_patient_is_a_sentence_with_the_smallest_one():
+    table = pd.DataFrame({"patient": ["p"] * 7 + ["q"] * 7, "label": "a", "split": "train"})
+    with pytest.raises(ValueError, match=r"limit is 3, but .* has 7 images; the smallest limit that would do is 7"):
+        splits.at_most(table, 3)
+    assert len(splits.at_most(table, 7)) == 7
+
+
 def test_what_a_split_gives_away_is_the_share_of_test_images_with_a_twin_in_train():
     table = pd.DataFrame({"patient": list("aabbcd"), "group": list("aabbcc")})
     names = np.array(["train", "test", "test", "test", "train", "test"])

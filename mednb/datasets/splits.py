@@ -262,9 +262,17 @@ def few(table: pd.DataFrame, fraction: float, seed: int, draw: int = 0) -> np.nd
 
 
 def at_most(table: pd.DataFrame, limit: int, seed: int = 0) -> np.ndarray:
-    """Row numbers of the images of as many patients as have `limit` images, in the proportions of label and split."""
+    """Row numbers of the images of as many patients as have `limit` images, in the proportions of label and split.
+
+    Raises ValueError when not even one patient has so few.
+    """
     order = shares(table, seed, ["label", "split"]).sort_values("share", kind="stable")
     images = order["patient"].map(table["patient"].value_counts())
+    if limit < images.iloc[0]:
+        raise ValueError(
+            f"limit is {limit}, but patients stay whole, and the first one has {images.iloc[0]} images; the smallest "
+            f"limit that would do is {images.iloc[0]}."
+        )
     return np.flatnonzero(table["patient"].isin(order["patient"][images.cumsum() <= limit]).to_numpy())
 
 
