@@ -238,6 +238,11 @@ def test_12_bits_without_a_window_reach_from_their_lowest_to_their_highest(tmp_p
     assert pixels.grey(raw).tolist() == [[0, 13], [7, 255]]
 
 
+def test_8_bits_that_have_the_room_of_16_are_8_bits(tmp_path):
+    raw = read(dicom(tmp_path / "a.dcm", GREY.astype(np.uint16), BitsStored=8, HighBit=7))
+    assert (pixels.grey(raw) == GREY).all()
+
+
 @pytest.mark.parametrize("said", [{}, {"WindowCenter": 150, "WindowWidth": 101}])
 def test_monochrome1_is_turned(tmp_path, said):
     stored = np.array([[100, 125], [150, 200]], np.uint16)

@@ -120,6 +120,8 @@ class Dicom:
             values = values * values.dtype.type(slope) + values.dtype.type(intercept)
         elif header.get("BitsStored") != 8:
             values = values.astype(np.result_type(values.dtype, np.int16))  # no longer the range of its type
+        elif values.dtype.kind == "u":
+            values = values.astype(np.uint8)  # also where each of them has the room of 16
         hounsfield = header.get("Modality") == "CT" and rescaled is not None
         window = self.window(frame)
         if window is None and "VOILUTSequence" in header and values.dtype.kind in "ui":
