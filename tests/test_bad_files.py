@@ -380,3 +380,18 @@ def test_bad_input_is_one_sentence_that_names_the_file(kind, tmp_path):
 
 def test_there_are_as_many_kinds_of_bad_input_as_were_asked_for():
     assert len(BAD) >= 60
+
+
+@pytest.mark.parametrize("kind", ["picture", "zip", "table"])
+def test_a_lack_of_memory_is_no_fault_of_the_file(kind, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(pixels.Picture, "read", full)
+    monkeypatch.setattr(zipfile.ZipFile, "read", full)
+    monkeypatch.setattr("pandas.read_csv", full)
+    with pytest.raises(MemoryError):
+        if kind == "zip":
+            look_in(zipped(tmp_path))
+        else:
+            {"picture": holding(picture("PNG")), "table": table(b"a,b\n1,2\n")}[kind](tmp_path)

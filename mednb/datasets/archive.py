@@ -41,7 +41,8 @@ class Archive:
         return f"Archive({self.path}{', ' + self.base if self.base else ''})"
 
     def __reduce__(self) -> tuple:
-        return elsewhere, (type(self), self.path, self.base, self.token)
+        # Other processes are kept for later, and stay in the working directory that was this one's when they began.
+        return elsewhere, (type(self), self.path.absolute(), self.base, self.token)
 
     @cached_property
     def entries(self) -> dict[str, zipfile.ZipInfo | bool]:
@@ -83,6 +84,8 @@ class Archive:
                 self.zip_of = os.getpid(), zipfile.ZipFile(self.path)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{self.path} is missing") from error
+            except MemoryError:
+                raise
             except Exception as error:  # what a damaged list of files raises is not documented
                 raise ValueError(f"{self.path} cannot be read as a zip: {error}; download it again") from error
         return self.zip_of[1]
@@ -137,6 +140,8 @@ class Archive:
             raise ValueError(f"{where} would unpack to {entry.file_size:,} bytes; that is no image")
         try:
             return self.zip().read(entry)
+        except MemoryError:
+            raise
         except Exception as error:  # a wrong checksum, a password, damaged data: each packer has errors of its own
             raise ValueError(f"{where} cannot be unpacked: {error}") from error
 
@@ -186,6 +191,8 @@ class Archive:
     def as_table(self, name: str, kind: str) -> Iterator[None]:
         try:
             yield
+        except MemoryError:
+            raise
         except Exception as error:
             said = " ".join(str(error).split())
             raise ValueError(f"{self.where(name)} cannot be read as {kind}: {said}") from error
@@ -196,7 +203,7 @@ class Archive:
             has = ", ".join(map(str, table.columns))
             raise ValueError(f"{self.where(name)} has no column {', '.join(missing)}; it has {has}")
         if key is not None:
-            if (empty := table[key].isna()).any():
+            if (empty := table[key].isna() | table[key].eq("")).any():
                 raise ValueError(f"{self.where(name)} has no {key} in row {empty.argmax() + 1}")
             if (twice := table[key].duplicated()).any():
                 raise ValueError(f"{self.where(name)} has two rows of {key} {table[key][twice].iloc[0]}")

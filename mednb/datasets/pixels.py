@@ -284,7 +284,8 @@ def quiet() -> Iterator[None]:
 class named:  # a class and no generator, which would take longer: it is entered four times for every image
     """Whatever is raised inside becomes one sentence that begins with the file, unless it already names it.
 
-    The libraries that read a stranger's bytes may raise anything, so anything is caught.
+    The libraries that read a stranger's bytes may raise anything, so anything is caught, but for a lack of memory: that
+    is no fault of the file.
     """
 
     def __init__(self, where: str):
@@ -294,7 +295,7 @@ class named:  # a class and no generator, which would take longer: it is entered
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, Exception):
+        if not isinstance(error, Exception) or isinstance(error, MemoryError):
             return
         if isinstance(error, (ValueError, FileNotFoundError)) and self.where in str(error):
             return

@@ -83,6 +83,8 @@ def drawn(archive: Archive, file: str) -> list[dict]:
     try:
         regions = [region for image in plistlib.loads(archive.read(file))["Images"] for region in image["ROIs"]]
         points = [[list(map(float, point.strip("() ").split(","))) for point in r["Point_px"]] for r in regions]
+    except MemoryError:
+        raise
     except Exception as error:  # what a damaged property list raises is not documented
         raise ValueError(f"{archive.where(file)} cannot be read as OsiriX's outlines: {error}") from error
     return [{"polygon": each} for each in points if each]

@@ -114,6 +114,8 @@ def loaded(archive: Archive) -> np.ndarray:
     content, where = archive.read(LOOKS_LIKE), archive.where(LOOKS_LIKE)
     try:
         found = loadmat(io.BytesIO(content), squeeze_me=True)
+    except MemoryError:
+        raise
     except Exception as error:  # what loadmat raises for bytes that are no .mat is not documented
         raise ValueError(f"{where} cannot be read as a MATLAB file: {error}") from error
     data = np.atleast_1d(found.get("data", np.empty(0)))
