@@ -106,3 +106,12 @@ def test_the_import_is_light():
     code = f"import mednb.datasets, sys; print([name for name in {heavy} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "[]"
+
+
+def test_what_is_for_a_mix_or_for_own_images_is_refused_elsewhere():
+    with pytest.raises(ValueError, match=r"across is for images of two datasets.*phantoms is one"):
+        datasets.load("phantoms", across=0.9)
+    with pytest.raises(ValueError, match=r"table describes your own images.*folder\+phantoms is a mix"):
+        datasets.load("folder+phantoms", ".", table="my.csv")
+    mix = datasets.load("phantoms+phantoms_ct", size=32, across=0.9, balance=None)
+    assert mix.split_hash and set(mix.table["dataset"]) == {"phantoms", "phantoms_ct"}

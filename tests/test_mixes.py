@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -196,6 +197,18 @@ def test_images_of_two_datasets_that_look_the_same_stay_in_one_split(shelf):
     lost = shelf["a"].table["patient"][train]
     assert set(images.left_out["patient"]) == {f"a/{lost}"} and len(images) == 138
     assert f"b/{test}.png" in set(images.table["image_id"])
+
+
+def test_a_dataset_is_not_mixed_with_the_one_that_it_was_taken_from(shelf, monkeypatch):
+    for name, part_of in (("a", ()), ("b", ("a",))):
+        card = replace(shelf[name].card, part_of=part_of)
+        monkeypatch.setitem(datasets.DATASETS, name, SimpleNamespace(CARD=card))
+    for names in ("a+b", "b+c+a"):
+        with pytest.raises(ValueError, match=r"the images of b are also in a, .* leave one of them out, or say across"):
+            mixes.mix(names)
+    assert len(mixes.mix("b+c")) == 120 and len(mixes.mix("a+b", across=0.99)) == 140
+    assert datasets.named("breastmnist").CARD.part_of == ("busi",)
+    assert "Its images are those of busi" in datasets.card_text("breastmnist")
 
 
 # -------------------- the order of an epoch

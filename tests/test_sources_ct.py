@@ -221,6 +221,7 @@ def test_medmnist_keeps_order_labels_and_the_official_split(tmp_path):
     images = datasets.load("organsmnist", tmp_path, size=28)
     assert (images.table["official"] == images.table["split"]).all() and len(images) == 54
     assert images.pixels[:, 0, 0].tolist() == list(range(54))
+    assert len(datasets.load("organsmnist", tmp_path, size=28, stride=5)) == 54  # an image is no frame
 
 
 def test_medmnist_has_colours_and_several_labels(tmp_path):

@@ -51,6 +51,7 @@ def load(
     curate: bool = False,
     table: str | Path | None = None,
     balance: str | None = "modality",
+    across: float | None = None,
 ) -> Images:
     """The images of a dataset as size x size pixels, with their masks, patients and splits.
 
@@ -76,6 +77,8 @@ def load(
     table: of your own images ("folder", whose root is the folder itself): a CSV file with a column image, and patient,
         label, mask and split where you know them (see `sources.folder`).
     balance: of a mix: every "modality", "organ" or "source" weighs the same; None: every image does.
+    across: of a mix: images of two datasets whose thumbnails correlate more than this stay in one split; None: not
+        looked for, and refused where one dataset was taken from another.
     Raises ValueError or FileNotFoundError, one sentence that names the parameter or the file; then nothing is cached.
     """
     settings = decode.Settings(size, resize, around, window, bits, channels, stride, broken)
@@ -83,8 +86,16 @@ def load(
         raise ValueError(f"limit is {limit!r}; it is a number of images, 1 or more, or None for all.")
     if isinstance(fold, bool) or not (isinstance(fold, (int, np.integer)) and 0 <= fold < store.FOLDS):
         raise ValueError(f"fold is {fold!r}; it is one of 0 to {store.FOLDS - 1}.")
+    fold, limit = int(fold), None if limit is None else int(limit)
     if "+" in str(name):
-        return mix(name, root, fold=fold, limit=limit, balance=balance, curate=curate, **vars(settings))
+        if table is not None:
+            raise ValueError(
+                f"table describes your own images, 'folder', loaded alone; {name} is a mix, so leave it out."
+            )
+        how = {"balance": balance, "across": across, "curate": curate}
+        return mix(name, root, fold=fold, limit=limit, **how, **vars(settings))
+    if across is not None:
+        raise ValueError(f"across is for images of two datasets, as in 'busi+busbra'; {name} is one, so leave it out.")
     module = fitted(named(name), root, settings.size, table)
     if module.CARD.folder is None:  # drawn, and the limit is how many
         if (bits, channels, around, window) != (8, 1, None, None):

@@ -41,6 +41,8 @@ class Card:
     """Of the complete download; None when it does not tell."""
     people: str | None = None
     """A name that datasets of the same patients share; None: nobody else has them."""
+    part_of: tuple[str, ...] = ()
+    """The datasets that its images were taken from: a mix with one of them holds the same images twice."""
     n_masks: int | None = None
     """Mask files, or outlines in tables, of the complete download."""
     defects: tuple[str, ...] = ()

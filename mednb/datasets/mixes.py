@@ -73,15 +73,16 @@ def mix(
     balance: "modality", "organ" or "source": every value of this column weighs the same in every split, by the column
         `weight` (mean 1), from which `epoch_order` draws; None: every image weighs 1. No image is thrown away.
     across: a correlation (see `mednb.datasets.duplicates`); images of two datasets that are more alike stay in one
-        split: test wins over val, val over train, and those on the other side are left out. None: not looked for.
+        split: test wins over val, val over train, and those on the other side are left out. None: not looked for, and
+        refused where one dataset was taken from another (`Card.part_of`).
     reading: what else `load` takes.
 
     Patients, groups, cases, videos and image_ids carry the name of their dataset ("busi/benign (1)"): two patients
     with one number stay two, unless the datasets have the same people (`Card.people`). Labels do too ("busi/benign"),
     unless the datasets have the same classes. Masks of a dataset without any are empty. Raises ValueError for a name
-    that comes twice, or images of different shapes.
+    that comes twice, for the same images under two names, or for images of different shapes.
     """
-    from mednb.datasets import load
+    from mednb.datasets import DATASETS, load
 
     names = names.split("+") if isinstance(names, str) else list(names)
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -90,6 +91,8 @@ def mix(
         raise ValueError(f"a mix has two datasets or more, each once: in {'+'.join(names)} {wrong}.")
     if balance not in (*BALANCES, None):
         raise ValueError(f"balance is {balance!r}; it is one of {', '.join(BALANCES)}, or None.")
+    if across is None:
+        assert_nobody_twice([DATASETS[name].CARD for name in names if name in DATASETS])
     images = joined([load(name, root, size, fold, **reading) for name in names])
     if across is not None:
         images = apart(images, across)
@@ -97,6 +100,16 @@ def mix(
         images = images.take(splits.at_most(images.table, limit))
     table = images.table
     return replace(images, table=table.assign(weight=1.0 if balance is None else weights(table, balance)))
+
+
+def assert_nobody_twice(cards: Sequence[Card]) -> None:
+    """Raise ValueError when the images of one dataset were taken from another one of them."""
+    for card in cards:
+        for whole in set(card.part_of) & {other.name for other in cards}:
+            raise ValueError(
+                f"the images of {card.name} are also in {whole}, so a mix of both may be tested on what it was trained "
+                "on: leave one of them out, or say across=0.5, the likeness above which two images stay in one split."
+            )
 
 
 def joined(members: Sequence[Images]) -> Images:

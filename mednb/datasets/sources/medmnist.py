@@ -41,6 +41,7 @@ SHOWS = {  # modality, organ
     "organcmnist": ("ct", "abdomen"),
     "organsmnist": ("ct", "abdomen"),
 }
+PART_OF = {"breastmnist": ("busi",)}  # among the datasets here
 
 
 def info() -> dict[str, dict]:
@@ -65,7 +66,7 @@ class Set:
 
     def card(self) -> Card:
         modality, organ = SHOWS[self.key]
-        name, n = self.about["python_class"], self.about["n_samples"]
+        name, n, part_of = self.about["python_class"], self.about["n_samples"], PART_OF.get(self.key, ())
         return Card(
             name=self.key,
             title=f"{name} of MedMNIST v2",
@@ -86,10 +87,12 @@ class Set:
             how_to_get=f"`mednb data get {self.key}`, or {self.key}.npz (28 pixels), {self.key}_64.npz, _128.npz or "
             f"_224.npz from https://zenodo.org/records/10519652 into <root>/{FOLDER}",
             alike=0.99,
+            part_of=part_of,
             defects=(
                 "Images of one organ look alike on purpose, so only those that are all but the same are grouped; the "
                 "threshold was not chosen on these pictures.",
                 "Taken is the smallest file that is at least as large as the size asked for, else the largest there.",
+                *(f"Its images are those of {whole}: train on one, and the other one is no test." for whole in part_of),
             ),
         )
 
@@ -107,8 +110,8 @@ class Set:
         return names[min((size for size in there if size >= self.size), default=there[-1])]
 
     def index(self, archive: Archive) -> pd.DataFrame:
-        """All images: columns image_id ("organsmnist_64.npz#17"), frame, label, masks, patient, official; of sets with
-        several labels also findings.
+        """All images: columns image_id ("organsmnist_64.npz#17"), label, masks, patient, official; of sets with several
+        labels also findings.
 
         Raises ValueError that names the file for numbers that are not those of the set.
         """
@@ -131,7 +134,7 @@ class Set:
         table = pd.concat(tables, ignore_index=True)
         table.insert(0, "image_id", [f"{file}#{i}" for i in range(len(table))])
         table["patient"] = [str(i) for i in range(len(table))]
-        return table.assign(frame=range(len(table)), masks=[[] for _ in range(len(table))])
+        return table.assign(masks=[[] for _ in range(len(table))])
 
     def labelled(self, codes: np.ndarray, where: str) -> pd.DataFrame:
         """(n, 1) codes, or (n, findings) zeros and ones -> column label, and findings where there can be several."""
@@ -146,13 +149,13 @@ class Set:
 
     def read(self, archive: Archive, row: tuple) -> Raw:
         """One image, (H, W) or (H, W, 3) uint8; the file is never in memory as a whole."""
-        file, frame = row.image_id.partition("#")[0], row.frame
+        file, _, number = row.image_id.partition("#")
         key = (archive.where(file), archive.version(file))
-        if getattr(LAST, "key", None) != key or frame <= LAST.at:
+        if getattr(LAST, "key", None) != key or int(number) <= LAST.at:
             LAST.key, LAST.at, LAST.images = key, -1, unpacked(archive, file)
         for values in LAST.images:
             LAST.at += 1
-            if LAST.at == frame:
+            if LAST.at == int(number):
                 return Raw(values, where=archive.where(row.image_id))
         raise ValueError(f"it has {LAST.at + 1:,} images")
 

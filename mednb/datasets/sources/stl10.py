@@ -44,8 +44,7 @@ BYTES = 3 * SIDE * SIDE
 
 
 def index(archive: Archive) -> pd.DataFrame:
-    """All images of the three files: columns image_id ("stl10_binary/train_X.bin#17"), frame, label, masks, official,
-    patient.
+    """All images of the three files: columns image_id ("stl10_binary/train_X.bin#17"), label, masks, official, patient.
 
     Raises FileNotFoundError for a missing file and ValueError for one of another length, or a label that is none.
     """
@@ -59,7 +58,7 @@ def index(archive: Archive) -> pd.DataFrame:
         if rest or not n:
             raise ValueError(f"{archive.where(file)} is cut off: images have {BYTES:,} bytes each. Download it again.")
         labels = np.full(n, "unlabelled", object) if part == "unlabeled" else named(archive, part, n)
-        table = pd.DataFrame({"image_id": [f"{file}#{i}" for i in range(n)], "frame": range(n), "label": labels})
+        table = pd.DataFrame({"image_id": [f"{file}#{i}" for i in range(n)], "label": labels})
         table["patient"] = [f"{part} {i}" for i in range(n)]
         tables.append(table.assign(masks=[[] for _ in range(n)], official=official))
     return pd.concat(tables, ignore_index=True)
@@ -76,9 +75,9 @@ def named(archive: Archive, part: str, n: int) -> np.ndarray:
 
 def read(archive: Archive, row: tuple) -> Raw:
     """One image, (96, 96, 3) uint8: written column by column, red, green and blue apart."""
-    file = row.image_id.partition("#")[0]
+    file, _, number = row.image_id.partition("#")
     with archive.open(file) as data:
-        data.seek(row.frame * BYTES)
+        data.seek(int(number) * BYTES)
         values = np.frombuffer(data.read(BYTES), np.uint8)
     return Raw(
         np.ascontiguousarray(values.reshape(3, SIDE, SIDE).transpose(2, 1, 0)), where=archive.where(row.image_id)
