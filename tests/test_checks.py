@@ -1,9 +1,12 @@
+import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import twins_own
 from PIL import Image
 from test_duplicates import scene
 
@@ -170,6 +173,24 @@ def test_every_way_of_resizing_is_measured_on_the_lesions(twin, monkeypatch):
     assert (lesions["before"] == 400).all()
     after = lesions.groupby("resize")["after"].median()
     assert after["stretch"] == after["pad"] == 100 < after["around the lesion"]
+
+
+def test_the_lesions_of_your_own_table_are_measured(tmp_path):
+    twins_own.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
+    lesions = checks.resizings("folder", tmp_path, size=32, table="my.csv")
+    assert (lesions["resize"].value_counts() == 8).all() and (lesions["before"] > 0).all()
+
+
+def test_the_notebook_measures_the_lesions_of_the_table_that_it_reads(monkeypatch):
+    book = json.loads((Path(__file__).parents[1] / "notebooks/01_data.ipynb").read_text(encoding="utf-8"))
+    (cell,) = (cell for cell in book["cells"] if any("checks.resizings(" in line for line in cell["source"]))
+    asked = {}
+    monkeypatch.setattr(checks, "resizings", lambda *_, **how: asked.update(how) or [])
+    reading = {"resize": "pad", "around": "lesion", "window": None, "curate": True, "table": "my.csv", "stride": 2}
+    exec(
+        "".join(cell["source"]), {"dataset": "folder", "data": "", "size": 9, "fold": 1, "limit": 8, "reading": reading}
+    )
+    assert asked == {"fold": 1, "limit": 8, "window": None, "table": "my.csv", "stride": 2}
 
 
 def test_what_is_drawn_is_resized_in_one_way_and_without_masks_there_is_nothing_to_lose(twin, monkeypatch):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import twins_own as twins
 from PIL import Image
 
 from mednb.datasets import load
@@ -46,3 +47,9 @@ def test_a_mix_has_the_outlines_of_its_members(busi, data_root):
     found = outlines(mix, data_root)
     full = [mask.shape == (row.height, row.width) for row, mask in zip(mix.table.itertuples(), found, strict=True)]
     assert mix.table["dataset"][full].nunique() == 2
+
+
+def test_your_own_images_keep_the_masks_that_their_table_gave_them(tmp_path):
+    twins.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
+    images = load("folder", tmp_path, size=32, table="my.csv")
+    assert images.masks.any() and all(map(np.array_equal, outlines(images, tmp_path), images.masks))

@@ -19,7 +19,8 @@ def outlines(images: Images, root: str | Path | None = None) -> list[np.ndarray]
     """The mask of each image as its file has it, (height, width) bool; else the stored one, (size, size) bool.
 
     The file's is taken where it shows the same as the stored one: the whole picture, stretched. So images that were
-    padded, cropped or drawn keep the stored mask, as do those that an own table describes. root: as in `load`.
+    padded, cropped or drawn keep the stored mask, and so do your own, since the table that describes them is not asked
+    again. root: as in `load`.
     """
     found = list(np.asarray(images.masks))
     for name, rows in _members(images.table, images.name).items():
@@ -39,7 +40,7 @@ def _of_files(name: str, root: str | Path | None, table: pd.DataFrame) -> list[n
     from mednb import datasets
 
     module = datasets.named(name)
-    if module.CARD.folder is None or not {"width", "height"} <= set(table):
+    if not module.CARD.folder or not {"width", "height"} <= set(table):
         return [None] * len(table)
     archive = located(datasets.data_root(root), module.CARD, module)
     index = decode.indexed(module, archive, 1).set_index("image_id", drop=False)
