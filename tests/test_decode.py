@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import shutil
 import tracemalloc
@@ -61,6 +62,26 @@ def test_processes_store_the_same_as_threads(root, monkeypatch):
     assert {path.name: path.read_bytes() for path in one.iterdir()} == {
         path.name: path.read_bytes() for path in other.iterdir()
     }
+
+
+def test_processes_that_are_kept_find_the_folder_and_the_cache_that_are_meant_now(tmp_path, monkeypatch):
+    """Their own working directory and environment stay what they were for the first store."""
+    monkeypatch.setitem(datasets.DATASETS, "tiny", tiny_source)
+    monkeypatch.setenv("MEDNB_CACHE", "cache")
+    monkeypatch.setattr(decode, "FEW", 0)
+    monkeypatch.setattr(decode, "usable_cores", lambda: 2)
+    for place, offset in (("a", 0), ("b", 100)):
+        tiny_source.draw(tmp_path / place / "data")
+        for path in (tmp_path / place / "data/Tiny/pictures").iterdir():
+            tiny_source.save(path, tiny_source.picture(int(path.stem[1:]) + offset))
+    for place in "ab":
+        monkeypatch.chdir(tmp_path / place)
+        images = load("data")
+        for row, name in enumerate(images.table["image_id"]):
+            with Image.open(tmp_path / place / "data/Tiny" / name) as file:
+                assert (images.pixels[row] == np.asarray(file.resize((16, 16), Image.Resampling.BILINEAR))).all()
+        assert len(list((tmp_path / place / "cache").glob("tiny-16-*"))) == 1
+    assert os.environ["MEDNB_CACHE"] == "cache"
 
 
 def test_what_processes_cannot_read_is_named(root, monkeypatch):
@@ -196,6 +217,18 @@ def test_quarantine_leaves_out_what_cannot_be_read_and_says_why(root):
     again = load(root, broken="quarantine")
     assert same_images(again, images) and len(again.quarantine) == 2
     assert "; 2 more in quarantine)" in repr(images)
+
+
+def test_a_number_that_is_a_name_is_still_one_in_the_quarantine(root, monkeypatch):
+    monkeypatch.setattr(tiny_source, "index", numbered)
+    (root / "Tiny/00003").write_bytes(b"no picture")
+    for _ in range(2):
+        assert load(root, broken="quarantine").quarantine["image_id"].tolist() == ["00003"]
+
+
+def numbered(archive, index=tiny_source.index):
+    """The pictures, and the one whose name is a number."""
+    return pd.concat([index(archive), pd.DataFrame([{"image_id": "00003", "label": "a", "masks": []}])])
 
 
 def test_memory_does_not_hold_the_images(root, monkeypatch):

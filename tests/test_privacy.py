@@ -135,6 +135,38 @@ def test_a_path_that_names_the_patient_is_noticed(tmp_path, path, told):
     assert privacy.names_person(path, data) == told
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "told"),
+    [
+        ("王小明/1.dcm", "王^小明", True),
+        ("scans/小明王2.dcm", "Wang^Xiaoming=王^小明", True),
+        ("明/1.dcm", "王^小明", False),  # one letter is in too many words
+        ("Иванов/1.dcm", "ИВАНОВ^ПЁТР", True),
+        ("петр/1.dcm", "ИВАНОВ^ПЁТР", True),
+        ("клиника/1.dcm", "Ли", False),
+        ("JohnDoe/1.dcm", "Doe^John", True),
+        ("doejohn_1.dcm", "Doe^John^A", True),
+        ("xjohndoe7.dcm", "Doe^John", True),
+        ("jdoe.dcm", "Doe^J", True),
+        ("DOE1.dcm", "Doe^J", True),
+        ("Mu\u0308ller/1.dcm", "MULLER^E", True),
+        ("Muller/1.dcm", "Müller^E", True),
+        ("Mueller/1.dcm", "Müller^E", True),
+        ("müller/1.dcm", "MUELLER^E", True),
+        ("Strasse/1.dcm", "Straße^E", True),
+        ("benign/00012.dcm", "Nig^Be", False),
+        ("malignant/johannes.dcm", "Ann^Li", False),
+        ("normal/1.dcm", "", False),
+    ],
+)
+def test_a_name_is_found_in_any_script_and_written_together(path, name, told):
+    assert privacy.tells(path, privacy.names_of({"PatientName": name})) == told
+
+
+def test_an_id_with_a_number_is_not_found_in_a_longer_number():
+    assert privacy.tells("patient1.png", {"patient 1"}) and not privacy.tells("patient12.png", {"patient 1"})
+
+
 def test_a_file_without_identity_names_nobody(tmp_path):
     data = dicom(tmp_path / "a.dcm", PIXELS, PatientID="", PatientName="").read_bytes()
     assert not privacy.names_person("any/path at all.dcm", data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import traceback
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 import twins_own as twins
 
 from mednb import datasets
-from mednb.datasets import DATASETS, masks
+from mednb.datasets import DATASETS, decode, masks
 from mednb.datasets.archive import Archive
 from mednb.datasets.located import located
 from mednb.datasets.sources.folder import Folder
@@ -147,6 +148,82 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     assert len(datasets.load("folder", tmp_path, size=32, stride=2)) == 12
 
 
+def test_a_name_in_another_script_is_hidden_too(tmp_path):
+    twins.hospital(tmp_path, people=["王^小明", "ИВАНОВ^ПЁТР", "Doe^John", "Müller^Eva", "A^B", "C^D"])
+    for number, folder in enumerate(("王小明", "Иванов", "JohnDoe", "Mueller")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / ("benign" if number % 2 else "malignant") / f"IM{number}").rename(tmp_path / folder / "1.dcm")
+    shown = index_of(tmp_path).set_index("image_id")["label"]
+    assert not re.search("小明|иванов|doe|mueller", ";".join(shown.index).lower())
+    assert shown[shown.index.str.startswith("hidden-")].tolist() == ["unlabelled"] * 4
+
+
+def test_a_label_is_kept_when_only_the_files_name_tells_the_person(tmp_path):
+    twins.hospital(tmp_path)
+    (tmp_path / "benign/IM3").rename(tmp_path / "benign/secret_b.dcm")
+    hidden = index_of(tmp_path).set_index("image_id")["label"].loc[lambda label: label.index.str.startswith("hidden-")]
+    assert sorted(hidden) == ["benign", "unlabelled", "unlabelled"]
+
+
+def test_a_label_that_is_a_part_of_the_name_is_not_kept(tmp_path):
+    for number in range(2):
+        twins.picture(tmp_path / f"Smith/{number}.png", twins.scene(np.random.default_rng(number)))
+    pd.DataFrame({"image": ["Smith/0.png"], "patient": "Smith 0"}).to_csv(tmp_path / "t.csv")
+    assert index_of(tmp_path, "t.csv")["label"].tolist() == ["unlabelled"]
+
+
+def test_links_to_nothing_are_quarantined_and_name_nobody(tmp_path):
+    twins.hospital(tmp_path)
+    for name in ("DOE_JANE.dcm", "DOE_JIM", "doe.tif"):
+        (tmp_path / "benign" / name).symlink_to(tmp_path / "gone")
+    images = datasets.load("folder", tmp_path, size=32, broken="quarantine")
+    assert len(images.quarantine) == 3 and len(images) == 12
+    said = images.quarantine.set_index("image_id")["why"].drop("benign/doe.tif")
+    assert said.str.contains("hidden-").all() and not re.search("doe", f"{said}".lower())
+
+
+def named(root):
+    """Eight images of people whose names are those of their files and masks; the mask of one is too small."""
+    people = [f"Doe {letter * 3}" for letter in "ABCDEFGH"]
+    rng = np.random.default_rng(0)
+    for number, person in enumerate(people):
+        twins.picture(root / f"a/{number if number else person}.png", twins.scene(rng))
+        twins.picture(root / f"m/{person}.png", twins.of_box()[: 20 if number == 3 else None])
+    names, masks = ["a/Doe AAA.png", *(f"a/{i}.png" for i in range(1, 8))], [f"m/{person}.png" for person in people]
+    masks[4] = None
+    pd.DataFrame({"image": names, "patient": people, "mask": masks, "label": "x"}).to_csv(root / "t.csv")
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_mask_that_names_the_patient_is_named_nowhere(tmp_path, monkeypatch, processes):
+    monkeypatch.setenv("MEDNB_CACHE", str(tmp_path / "cache"))
+    if processes:
+        monkeypatch.setattr(decode, "FEW", 0)
+        monkeypatch.setattr(decode, "usable_cores", lambda: 2)
+    named(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"hidden-\w+\.? is 72 x 20 pixels, but its image is 72 x 96") as raised:
+        datasets.load("folder", tmp_path / "data", size=32, table="t.csv")
+    assert "doe" not in "".join(traceback.format_exception(raised.value)).lower()
+    images = datasets.load("folder", tmp_path / "data", size=32, table="t.csv", broken="quarantine")
+    assert len(images.quarantine) == 1 and "a/4.png" in set(images.table["image_id"])
+    assert not re.search("doe", images.quarantine.to_csv().lower())
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.suffix in (".csv", ".sha256", ".json", ".parquet")]
+    assert len(kept) >= 4 and not any(b"doe" in path.read_bytes().lower() for path in kept)
+    (listed,) = (path for path in kept if path.suffix == ".sha256")
+    assert "  a/4.png" in listed.read_text() and listed.read_text().count("  hidden-") == 14
+
+
+def test_another_salt_is_known_to_processes_that_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "FEW", 0)
+    monkeypatch.setattr(decode, "usable_cores", lambda: 2)
+    shown = []
+    for salt in ("one", "two"):
+        twins.hospital(tmp_path / salt)
+        monkeypatch.setenv("MEDNB_SALT", salt)
+        shown.append(set(datasets.load("folder", tmp_path / salt, size=32).table["image_id"]))
+    assert len(shown[0]) == 12 and sum(name.startswith("hidden-") for name in shown[0] & shown[1]) == 0
+
+
 # ------------------------------------------------------------------------------------------------------- with a table
 
 
@@ -190,6 +267,24 @@ def test_a_table_says_what_is_shown(tmp_path):
     images = datasets.load("folder", tmp_path, size=32, table="my.csv")
     assert (images.card.modality, images.card.organ) == ("ultrasound", "thyroid")
     assert set(images.table["modality"]) == {"ultrasound"}
+
+
+def test_words_that_look_empty_are_labels_and_an_empty_one_is_unlabelled(tmp_path):
+    table = twins.table(tmp_path / "mine").assign(label=["None", "NA", "", "null", *"AAAABBBB"])
+    for where in (tmp_path / "mine/t.csv", tmp_path / "t.csv"):
+        table.to_csv(where, index=False)
+        assert index_of(tmp_path / "mine", where.name if where.parent.name == "mine" else where)["label"].tolist() == [
+            *("None", "NA", "unlabelled", "null", *"AAAABBBB")
+        ]
+
+
+def test_a_name_may_hold_a_number_sign(tmp_path):
+    twins.plain(tmp_path)
+    (tmp_path / "benign/0.png").rename(tmp_path / "benign/case#1.png")
+    (tmp_path / "benign/0_mask.png").unlink()
+    for name in ("folder", "imagefolder"):
+        images = datasets.load(name, tmp_path, size=32)
+        assert "benign/case#1.png" in set(images.table["image_id"])
 
 
 @pytest.mark.parametrize(
@@ -258,6 +353,7 @@ def test_stl10_reads_columns_colours_and_labels(tmp_path):
     assert image.shape == (96, 96, 3) and (image[0, 0] == 3).all()
     assert (image[1:, :48, 0] == 255).all() and image[:, 48:].max() < 90 and image[1:, :, 1:].max() < 90
     images = datasets.load("stl10", tmp_path, size=32)
+    assert len(datasets.load("stl10", tmp_path, size=32, stride=4)) == 38  # a photograph is no frame
     assert len(images) == 38 and set(images.table["official"][images.table["split"] == "test"]) == {"test"}
 
 

@@ -377,6 +377,12 @@ def test_a_window_of_a_list_is_the_same_as_one_of_two_numbers(root):
     assert load(root, window=[50, 100]).fingerprint == load(root, window=(50, 100)).fingerprint
 
 
+def test_numbers_of_numpy_are_numbers(root):
+    window = (np.float32(50), np.float32(100))
+    assert load(root, window=window).fingerprint == load(root, window=(50.0, 100.0)).fingerprint
+    assert len(datasets.load("phantoms", size=32, limit=np.int64(60), fold=np.int64(1))) == 60
+
+
 def test_what_is_drawn_takes_no_way_of_reading():
     with pytest.raises(ValueError, match="phantoms are drawn whole in 8 bits; leave out bits"):
         datasets.load("phantoms", size=32, limit=60, bits=16)

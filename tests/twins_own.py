@@ -55,13 +55,17 @@ def plain(root: Path) -> None:
     (root / "notes.txt").write_text("not an image")
 
 
-def hospital(root: Path) -> None:
-    """Seven people's DICOM files; the folders of the first two name them, one file has five frames and no suffix."""
+def hospital(root: Path, people: list[str] | None = None) -> None:
+    """Seven people's DICOM files; the folders of the first two name them, one file has five frames and no suffix.
+
+    people: the names of others, whom no folder names.
+    """
     rng = np.random.default_rng(23)
-    people = ["MUSTERMANN^ERIKA", "DOE^JANE", *(f"SECRET^{letter}" for letter in "ABCDE")]
-    for number, name in enumerate(people):
+    named = {} if people else {0: "Erika Mustermann", 1: "doe_jane"}
+    for number, name in enumerate(people or ["MUSTERMANN^ERIKA", "DOE^JANE", *(f"SECRET^{each}" for each in "ABCDE")]):
         elements = {"PatientName": name, "PatientID": f"H-{1000 + number}", "PatientBirthDate": "19700101"}
-        folder = {0: "Erika Mustermann", 1: "doe_jane"}.get(number, "benign" if number % 2 else "malignant")
+        elements["SpecificCharacterSet"] = "ISO_IR 192"
+        folder = named.get(number, "benign" if number % 2 else "malignant")
         dicom(root / folder / f"IM{number}", scene(rng), "US", **elements)
         if number == 2:
             dicom(root / folder / "film", np.stack([scene(rng) for _ in range(5)]), "US", **elements)

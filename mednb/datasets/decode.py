@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -30,6 +30,7 @@ from mednb.machine import usable_cores
 CHUNK = 16  # images that a worker takes at a time
 FEW = 500  # images; of more it takes longer to read them than to start processes for it
 EVERY = 2.0  # seconds between two marks of what is done
+READING = 2  # part of every key, and of no fingerprint: raise it when some odd files would be read differently
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Settings:
         if self.window is not None and self.window not in pixels.WINDOWS:
             number = (int, float, np.integer, np.floating)
             two = isinstance(self.window, tuple) and [isinstance(value, number) for value in self.window] == [True] * 2
+            if two:
+                plain = tuple(value.item() if isinstance(value, np.generic) else value for value in self.window)
+                object.__setattr__(self, "window", plain)
             if not (two and self.window[0] < self.window[1]):
                 names = ", ".join(pixels.WINDOWS)
                 raise ValueError(
@@ -84,7 +88,7 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
         if archive.stamp() != stamp:
             raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
 
-    key = store.key_of(name, stamp, source_text(module), how)
+    key = store.key_of(name, stamp, source_text(module), READING, how)
     return store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
 
 
@@ -131,7 +135,7 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
     need = sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in arrays.values())
     with store.writable(need):
         shelves = {name: store.Shelf(folder / f"{name}.npy", *about) for name, about in arrays.items() if about[0][0]}
-        journal = Journal(folder)
+        journal = Journal(folder, module.shown(index) if hasattr(module, "shown") else str)
         journal.add([], archive.told())
 
     def work(rows: list[tuple]) -> tuple[list[dict], list[str]]:
@@ -187,8 +191,10 @@ def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
     """
     from joblib import Parallel, delayed
 
-    backend = "loky" if images > FEW else "threading"
-    workers = Parallel(usable_cores(), backend=backend, return_as="generator", pre_dispatch="4 * n_jobs")
+    cores = usable_cores()
+    processes = images > FEW and cores > 1
+    backend, work = ("loky", sent(work)) if processes else ("threading", work)
+    workers = Parallel(cores, backend=backend, return_as="generator", pre_dispatch="4 * n_jobs")
     try:
         yield from workers(delayed(work)(one) for one in todo)
     except BrokenExecutor as error:
@@ -198,11 +204,32 @@ def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
         ) from error
 
 
+def sent(work: Callable) -> Callable:
+    """The same work for other processes, which find there the cache and the salt that this process has now.
+
+    They are kept from one store to the next, and their environment is that of the moment when they began.
+    """
+    here, now = os.getpid(), {"MEDNB_CACHE": str(store.cache()), "MEDNB_SALT": os.environ.get("MEDNB_SALT", "")}
+
+    def there(one):
+        if os.getpid() != here:
+            os.environ.update(now)
+        return work(one)
+
+    return there
+
+
 def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -> tuple:
     """One row of an index: image, mask and thumbnail as they are stored, and what is known of them, a dict.
 
-    Raises ValueError or FileNotFoundError that names the file.
+    Raises ValueError or OSError that names the file, or what is shown instead of its name.
     """
+    with module.veiled(archive, row) if hasattr(module, "veiled") else nullcontext():
+        return made_of(module, archive, row, settings)
+
+
+def made_of(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -> tuple:
+    """What `read` returns."""
     from mednb.datasets import masks, pixels, resize
 
     if hasattr(module, "read"):
@@ -226,9 +253,9 @@ def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -
 
 
 def file_of(row: tuple) -> tuple[str, int | None]:
-    """The file of a row, and which frame of it: "a.avi#17" is frame 17 of a.avi."""
+    """The file of a row, and which frame of it: "a.avi#17" is frame 17 of a.avi, but "a#17.png" is a picture."""
     file, _, frame = row.image_id.rpartition("#")
-    if not file:
+    if not (file and frame.isdecimal()):
         return getattr(row, "file", row.image_id), None
     return getattr(row, "file", file), int(getattr(row, "frame", frame))
 
@@ -362,9 +389,12 @@ class Journal:
     """What is known of the images that are done: facts.jsonl, a line for each, and contents.sha256.
 
     A line is written when the pixels are safely on the disk. The last one may be cut off; then it does not count.
+
+    shown: what a file is called there, given its name.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, shown: Callable[[str], str] = str):
+        self.shown = shown
         self.path, self.contents = folder / "facts.jsonl", folder / "contents.sha256"
         for path in (self.path, self.contents):
             path.touch()
@@ -375,7 +405,7 @@ class Journal:
 
     def add(self, known: list[dict], contents: list[str]) -> None:
         self.lines += [json.dumps(each, default=np.generic.item) + "\n" for each in known]
-        self.files += contents
+        self.files += [f"{line[:66]}{self.shown(line[66:-1])}\n" for line in contents]
 
     def mark(self, shelves: dict[str, store.Shelf]) -> None:
         """Make safe what was added."""

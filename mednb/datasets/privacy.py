@@ -8,6 +8,9 @@ import io
 import os
 import re
 import secrets
+import unicodedata
+from collections.abc import Iterable
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from mednb.datasets import pixels
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from mednb.datasets.archive import Archive
 
 NAMES = ("PatientID", "PatientName", "OtherPatientIDs", "OtherPatientNames", "PatientBirthDate", "AccessionNumber")
+WRITTEN_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})  # ß is ss in small letters anyway
 
 
 def hashed(identifier: object, salt: str | None = None) -> str:
@@ -71,10 +75,59 @@ def identity(data: bytes) -> dict[str, str]:
 
 def names_person(path: str, data: bytes) -> bool:
     """Whether the path of a DICOM file holds the patient's name or id, so that it must not be shown as it is."""
-    words = [part for said in identity(data).values() for part in (said, *re.split(r"[\s^=\\,]+", said))]
-    return any(len(word) >= 3 and plain(word) in plain(path) for word in words)
+    return tells(path, names_of(identity(data)))
+
+
+def names_of(said: dict[str, str]) -> set[str]:
+    """What may name the person in a path: each element of an `identity`, its parts, and any two parts of a name."""
+    found = set()
+    for element, value in said.items():
+        for one in value.split("="):  # a name may be there in several alphabets
+            parts = [part for part in re.split(r"[\s^\\,]+", one) if part]
+            found |= {one, *parts}
+            if "Name" in element:
+                found |= {" ".join(two) for two in permutations(parts, 2)}
+    return found
+
+
+def tells(path: str, names: Iterable[str]) -> bool:
+    """Whether one of these names or ids stands in a path: in words of its own or written together, in either order.
+
+    One of less than three letters, or two where they are not Latin, is not looked for: it is in too many paths.
+    """
+    # MUSTERMANN1 is a file of hers as well, so that digits are also taken for spaces.
+    place = "".join(spelling for each in (path, re.sub(r"\d", " ", path)) for spelling in spellings(each))
+    for parts in (spelling.split() for name in names for spelling in spellings(name)):
+        joined = {"".join(parts), "".join(parts[::-1])}
+        if any(f" {form} " in place for form in (*joined, " ".join(parts), " ".join(parts[::-1])) if telling(form)):
+            return True
+        if any(form in place for form in joined if telling(form) and unmistakable(form, len(parts))):
+            return True
+    return False
+
+
+def telling(name: str) -> bool:
+    """Whether a name is long enough to be no word by chance."""
+    letters = name.replace(" ", "")
+    return len(letters) >= (3 if letters.isascii() else 2)
+
+
+def unmistakable(name: str, parts: int) -> bool:
+    """Whether a name tells the person also within a longer word: two in one, or in a script without spaces."""
+    if parts > 1 and name.isalpha():  # with digits, "case 1" would stand in case12
+        return len(name) >= 6 or not name.isascii()
+    return not name.isascii() and name.lower() == name.upper()
+
+
+def spellings(text: str) -> set[str]:
+    """A text in plain letters, once without its accents and once with the umlauts written out: Müller, Mueller."""
+    text = unicodedata.normalize("NFC", text).casefold()
+    return {plain(text), plain(text.translate(WRITTEN_OUT))}
 
 
 def plain(text: str) -> str:
-    """Letters and digits between single spaces, so that O_Brien and O'Brien are the same."""
-    return f" {re.sub(r'[^a-z0-9]+', ' ', text.casefold()).strip()} "
+    """Letters and digits of any script between single spaces: O_Brien is O'Brien, and José is Jose."""
+    letters = unicodedata.normalize("NFKD", text).casefold()
+    letters = "".join(letter for letter in letters if not unicodedata.category(letter).startswith("M"))
+    words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFC", letters))
+    return f" {words.strip()} "

@@ -8,7 +8,7 @@ A store is a folder of the cache, whose name follows from the files, the setting
     splits.npy       (5, N) int8, the split of each image in each fold
     table.parquet    one row per image
     quarantine.csv   what could not be read, and why
-    contents.sha256  the files that were read, as `sha256sum -c` takes them
+    contents.sha256  the files that were read, as `sha256sum -c` takes them; hidden ones by what is shown instead
     about.json       the fingerprint, the hash of the split of each fold, how long each of these files is
 
 It is made in a folder beside, which is renamed when it is whole. `decode.py` makes those of datasets that lie in files.
@@ -53,10 +53,10 @@ class Store:
 
 
 def cache() -> Path:
-    """The cache's folder: $MEDNB_CACHE, else the platform's place for caches."""
+    """The cache's folder, by its whole path: $MEDNB_CACHE, else the platform's place for caches."""
     import platformdirs
 
-    return Path(os.environ.get("MEDNB_CACHE") or platformdirs.user_cache_dir("mednb"))
+    return Path(os.environ.get("MEDNB_CACHE") or platformdirs.user_cache_dir("mednb")).absolute()
 
 
 def key_of(*parts: object) -> str:
@@ -125,7 +125,9 @@ def opened(folder: Path) -> Store | None:
             splits=arrays["splits"],
             split_hashes=about["split_hashes"],
             fingerprint=about["fingerprint"],
-            quarantine=pd.read_csv(quarantine) if quarantine in files else pd.DataFrame(columns=["image_id", "why"]),
+            quarantine=pd.read_csv(quarantine, dtype=str, keep_default_na=False)
+            if quarantine in files
+            else pd.DataFrame(columns=["image_id", "why"]),
         )
     except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError):
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,7 @@ FILMS = (".tif", ".tiff", ".gif", ".nii", ".nii.gz", ".mha", ".mhd", ".avi", ".m
 OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf", ".raw", ".zraw", ".zip", ".gz")
 SPLITS = ("train", "val", "test", "")
 UNKNOWN = "unlabelled"
+AS_TEXT = {"dtype": str, "keep_default_na": False}  # how a table is read: "None" and "NA" may be labels
 TAKEN = ("image_id", "masks", "official", "official_fold", "file", "frame", "video", "position")  # columns of an index
 TAKEN += ("source", "group", "fold", "near_duplicate", "width", "height", "burned_in")  # and of what it becomes
 TAKEN += ("lesions", "lesion_area", "lesion_pixels")
@@ -31,12 +34,17 @@ class Folder:
         folder below the root ("unlabelled" for none), and "a_mask.png" beside "a.png" is its mask. With it its rows
         count, and nothing else does. Its columns:
             image: the file, below the root. Needed.
-            label: else as without a table.
+            label: nothing means "unlabelled". Without this column as without a table.
             patient: whose it is; kept as a hash. Without this column DICOM files are asked, and where nobody knows,
                 groups of near-duplicates, and the frames of one file, stand in for patients.
             mask: one file or several with ";" between, below the root.
             split: train, val or test, or nothing.
-        All others are kept as they are; modality and organ say what the images show.
+        All others are kept as they are; modality and organ say what the images show. Words such as NA are words.
+
+    A file that holds 2 to 15 at the most numbers the structures that it shows, and all of them are mask; of others,
+    what is brighter than half of the maximum.
+
+    An image whose name, or whose mask's name, tells the patient is called "hidden-" and a hash wherever it is shown.
     """
 
     CARD = Card(
@@ -97,19 +105,42 @@ class Folder:
         if table["patient"].isna().all():
             return table.drop(columns="patient")
         # Whoever is not named counts as a patient of their own, file by file.
-        return table.assign(patient=table["patient"].fillna(table["image_id"].str.replace(r"#\d+$", "", regex=True)))
+        file = table["video"].fillna(table["image_id"]) if "video" in table else table["image_id"]
+        return table.assign(patient=table["patient"].fillna(file))
 
     def read(self, archive: Archive, row: tuple) -> pixels.Raw:
         """One image, also where its name is hidden."""
-        shown, frame = row.image_id.partition("#")[0], getattr(row, "frame", -1)
-        file = shown
-        if shown.startswith("hidden-"):
-            file = behind(archive)[shown]
-        try:
-            raw = pixels.read(archive, file, int(frame) if frame >= 0 else None)
-        except ValueError as error:
-            raise ValueError(str(error).replace(file, row.image_id)) from None
+        frame = getattr(row, "frame", -1)
+        raw = pixels.read(archive, file_of(archive, row), int(frame) if frame >= 0 else None)
         return replace(raw, where=archive.where(row.image_id))
+
+    @contextmanager
+    def veiled(self, archive: Archive, row: tuple) -> Iterator[None]:
+        """What is raised inside about a hidden image, or its masks, is said without the names of the files."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            if not is_hidden(row.image_id):
+                raise
+            said, file, masks = str(error), file_of(archive, row), files_of(row.masks)
+            for name, shown in {file: row.image_id, **{mask: hidden(mask) for mask in masks}}.items():
+                said = said.replace(name, shown)
+            # Libraries may say a part of a name, or how a file beside is called.
+            parts = {part for name in (file, *masks) for part in (*PurePosixPath(name).parts, stem(name))}
+            if any(part in said.replace(archive.before, "") for part in parts if len(part) > 2):
+                said = f"{archive.where(row.image_id)}, or its mask, cannot be read"
+            kinds = (FileNotFoundError, OSError, ValueError)
+            raise next(kind for kind in kinds if isinstance(error, kind))(said) from None
+
+    def shown(self, index: pd.DataFrame) -> Callable[[str], str]:
+        """What each file is called where names are kept: where any are hidden, all but those that are shown anyway."""
+        hide = index["image_id"].map(is_hidden)
+        if not hide.any():
+            return str
+        file = index["video"].fillna(index["image_id"]) if "video" in index else index["image_id"]
+        told = {str(self.table), *file[~hide], *(mask for masks in index["masks"][~hide] for mask in files_of(masks))}
+        told -= {mask for masks in index["masks"][hide] for mask in files_of(masks)}
+        return lambda name: name if name in told else hidden(name)
 
     @property
     def version(self) -> str:
@@ -158,33 +189,40 @@ class Folder:
         """The table's path, and what is in it as text. It may lie in the folder or anywhere else."""
         name = str(self.table)
         if name in archive:
-            return archive.where(name), archive.csv(name, (), "image", dtype=str)
+            return archive.where(name), archive.csv(name, (), "image", **AS_TEXT)
         path = Path(name).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"table is {name}, which is neither a file nor one in {archive.where()}.")
         with archive.as_table(str(path.absolute()), "a table"):
-            table = pd.read_csv(path, dtype=str)
+            table = pd.read_csv(path, **AS_TEXT)
         return str(path), archive.checked(str(path.absolute()), table, (), "image")
 
     def frames(self, archive: Archive, row: dict) -> list[dict]:
         """One row of the index for a picture, and one for each frame of a film or volume."""
         file, masks, patient = row.pop("image"), row.pop("masks"), row.pop("patient", None)
-        label, hide, n = (file.partition("/")[0] if "/" in file else UNKNOWN), False, 1
+        names, n = set(), 1
         try:
             if is_dicom(archive, file):
-                hide = True  # until it is known whether the name tells who it is
-                data = archive.read(file)
-                patient = patient or privacy.identity(data)["PatientID"].strip() or None
-                n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
-                hide = privacy.names_person(file, data)
+                names = None  # until it is known who it is, any name may tell
+                with pixels.named(archive.where(file)):
+                    said = privacy.identity(archive.read(file))
+                    patient = patient or said["PatientID"].strip() or None
+                    n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
+                names = privacy.names_of(said)
             elif suffix(file) in FILMS:
                 n = pixels.frames(archive, file)
-        except ValueError:
+        except (OSError, ValueError):
             n = 1  # a broken file is one image, which says so when it is read
-        hide |= patient is not None and len(patient) >= 3 and privacy.plain(patient) in privacy.plain(file)
-        shown = hidden(file) if hide else file
+
+        def tells(path: str) -> bool:
+            return names is None or privacy.tells(path, names if patient is None else {*names, patient})
+
+        first, inside, rest = file.partition("/")
+        told = tells(file)
+        unknown = not inside or (told and (tells(first) or not tells(rest)))
+        shown = hidden(file) if told or any(map(tells, masks)) else file
         known = row | {
-            "label": row.get("label") or (UNKNOWN if hide else label),
+            "label": row["label"] or UNKNOWN if "label" in row else (UNKNOWN if unknown else first),
             "patient": None if patient is None else privacy.hashed(patient),
         }
         if n == 1:
@@ -213,13 +251,32 @@ def is_dicom(archive: Archive, name: str) -> bool:
         return False
     if suffix(name) in (".dcm", ".dicom", ".ima"):
         return True
-    with archive.open(name) as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        with archive.open(name) as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return True  # a dangling link, say: it may be, so its name is not shown, and reading it says what is wrong
 
 
 def hidden(name: str) -> str:
     """What is shown instead of a name that would tell who the patient is."""
     return f"hidden-{privacy.hashed(name)[2:]}"
+
+
+def is_hidden(shown: str) -> bool:
+    return shown.startswith("hidden-")
+
+
+def file_of(archive: Archive, row: tuple) -> str:
+    """The file of a row of the index, whatever is shown instead of its name."""
+    frame = getattr(row, "frame", -1)  # a "#" may also belong to the name
+    shown = row.image_id.removesuffix(f"#{int(frame)}") if frame >= 0 else row.image_id
+    return behind(archive).get(shown, shown) if is_hidden(shown) else shown
+
+
+def files_of(masks: list[str | dict]) -> list[str]:
+    """The files of a row's masks."""
+    return [mask if isinstance(mask, str) else mask["file"] for mask in masks]
 
 
 @lru_cache(maxsize=4)
