@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --root-u
 help:
 	@echo "make study   the quick study: phantoms, three initialisations, two seeds -> runs/quick/report/report.html"
 	@echo "make lab     JupyterLab on the notebooks; start with 00_tour"
-	@echo "make test    ruff and the tests; with real images where MEDNB_DATA or ../shared/data has them"
+	@echo "make test    ruff and the tests; with real images where MEDNB_DATA has them"
 	@echo
 	@echo "Each makes the environment .venv first (once, some minutes); PYTHON=python3.12 chooses the Python, 3.11 to 3.13."
 	@echo "More: $(BIN)/mednb --help"

@@ -1,6 +1,6 @@
 """Is the store built as fast as this machine can decode, and how long does opening it take? Run it by hand:
 
-    python tests/bench_store.py --data ../shared/data
+    python tests/bench_store.py --data DIR
 
 BUSI and BUS-BRA at 128 pixels. The bare loop decodes and resizes the same files, images and masks, into arrays, with
 Pillow and nothing else, by threads and by processes; the better one counts. "needed" is the same loop, by processes,
