@@ -104,6 +104,15 @@ def test_nobody_is_named_in_what_comes_out_of_dicom_files(tmp_path):
     assert not re.search("erika|mustermann|doe", images.table.to_csv().lower())
 
 
+def test_no_folder_that_names_a_patient_is_listed_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(decode, "MANY", 0)
+    twins.hospital(tmp_path / "data")
+    datasets.load("folder", tmp_path / "data", size=32)
+    kept = [path.read_bytes().lower() for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(kept) > 5 and not any(re.search(b"mustermann|doe_jane", content) for content in kept)
+
+
 def test_a_broken_file_does_not_name_anybody_either(tmp_path):
     twins.hospital(tmp_path)
     file = tmp_path / "Erika Mustermann/IM0"

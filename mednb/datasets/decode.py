@@ -81,7 +81,9 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
     Raises ValueError or FileNotFoundError naming the file when one cannot be read, unless settings.broken is
     "quarantine"; OSError when the cache cannot be written.
     """
-    name, stamp, how = module.CARD.name, stamp_of(archive), asdict(settings)
+    # What is remembered of a stamp holds the names of folders, and those of your own may tell a patient.
+    name, stamp = module.CARD.name, stamp_of(archive) if module.CARD.folder else archive.stamp()
+    how = asdict(settings)
 
     def build(folder: Path) -> None:
         decode(folder, module, Witness(archive.path, archive.base), settings)
