@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -181,16 +182,34 @@ def test_the_lesions_of_your_own_table_are_measured(tmp_path):
     assert (lesions["resize"].value_counts() == 8).all() and (lesions["before"] > 0).all()
 
 
-def test_the_notebook_measures_the_lesions_of_the_table_that_it_reads(monkeypatch):
+def cell(holds):
+    """The cell of 01_data in which this stands."""
     book = json.loads((Path(__file__).parents[1] / "notebooks/01_data.ipynb").read_text(encoding="utf-8"))
-    (cell,) = (cell for cell in book["cells"] if any("checks.resizings(" in line for line in cell["source"]))
+    (source,) = (source for each in book["cells"] if holds in (source := "".join(each["source"])))
+    return source
+
+
+def test_the_notebook_measures_the_lesions_of_the_table_that_it_reads(monkeypatch):
     asked = {}
     monkeypatch.setattr(checks, "resizings", lambda *_, **how: asked.update(how) or [])
     reading = {"resize": "pad", "around": "lesion", "window": None, "curate": True, "table": "my.csv", "stride": 2}
     exec(
-        "".join(cell["source"]), {"dataset": "folder", "data": "", "size": 9, "fold": 1, "limit": 8, "reading": reading}
+        cell("checks.resizings("),
+        {"dataset": "folder", "data": "", "size": 9, "fold": 1, "limit": 8, "reading": reading},
     )
     assert asked == {"fold": 1, "limit": 8, "window": None, "table": "my.csv", "stride": 2}
+
+
+def test_the_notebook_shows_the_most_alike_pairs_or_none():
+    images = datasets.load("phantoms", size=32, limit=60)
+    drawn = SimpleNamespace(
+        pairs=lambda first, second, titles, _: counts.append((len(first), len(second), len(titles)))
+    )
+    known, counts = {"datasets": datasets, "np": np, "pd": pd, "plots": drawn}, []
+    for alike in (0.5, 1.2):
+        exec(cell("duplicates.pairs("), known | {"images": replace(images, card=replace(images.card, alike=alike))})
+    ((first, second, titles),) = counts
+    assert 1 <= first == second == titles <= 8
 
 
 def test_what_is_drawn_is_resized_in_one_way_and_without_masks_there_is_nothing_to_lose(twin, monkeypatch):
