@@ -106,7 +106,9 @@ class Watch(pl.Callback):
             self.save(trainer)
         self.interrupted = stop
         done = learner.global_step == learner.steps
-        trainer.should_stop = done or stop or (self.stop_on_collapse and self.collapsed())
+        # Each process sees embeddings of its own; if one stopped alone, the others would wait for it.
+        collapsed = self.stop_on_collapse and strategy.broadcast(self.collapsed())
+        trainer.should_stop = done or stop or collapsed
 
     def end_epoch(self, trainer: pl.Trainer, learner) -> None:
         seen = [each for each in learner.embedded if each is not None] or learner.look()
@@ -189,13 +191,16 @@ class Watch(pl.Callback):
 
     def state_dict(self) -> dict:
         kept = {name: getattr(self, name) for name in KEPT}
-        embedded = [each and tuple(each) for each in self.learner.embedded]
+        embedded = [each and tuple(z if z is None else z.cpu() for z in each) for each in self.learner.embedded]
         return {**kept, "embedded": embedded, "values": json.dumps(self.values)}
 
     def load_state_dict(self, state: dict) -> None:
         for name in KEPT:
             setattr(self, name, state[name])
-        self.learner.embedded.extend(each and Seen(*each) for each in state["embedded"])
+        device = self.learner.device  # a checkpoint is read to the processor
+        for each in state["embedded"]:
+            seen = each and Seen(*(z if z is None else z.to(device) for z in each))
+            self.learner.embedded.append(seen)
 
     def checkpoint_of_this_run(self) -> str | None:
         """The checkpoint to go on from: one that was made with the same values as this run."""

@@ -111,6 +111,21 @@ def test_a_collapsed_training_may_end_itself(images, tmp_path, monkeypatch, smal
     assert card["images_seen"] == len(metrics) * len(images)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_process_decides_whether_a_training_has_collapsed(images, tmp_path, monkeypatch, small, first):
+    """Else one process would stop, and the others wait for it."""
+    from pytorch_lightning.strategies import SingleDeviceStrategy
+
+    monkeypatch.setattr(pretrain, "ROUND", 0.0)
+    monkeypatch.setattr(watch.Watch, "collapsed", lambda self: "collapsed" if not first else "")
+    said = {"collapsed": "", "": "collapsed"}  # what the first process says, where this one says the opposite
+    monkeypatch.setattr(SingleDeviceStrategy, "broadcast", lambda self, own, src=0: said.get(own, own))
+    pretrain.fit(
+        images, "simclr", encoder="small", batch_size=len(images), epochs=3, out=tmp_path, stop_on_collapse=True
+    )
+    assert len(pd.read_csv(tmp_path / "metrics.csv")) == (1 if first else 3)
+
+
 # -------------------- verdicts of rows
 
 
