@@ -13,7 +13,10 @@ from mednb import views
 
 @torch.inference_mode()
 def extract(encoder: nn.Module, pixels: np.ndarray, batch_size: int = 256) -> np.ndarray:
-    """Embeddings `h` (N, D) float32 of uint8 images (N, H, W). The encoder is set to eval mode: images do not mix."""
+    """Embeddings `h` (N, D) float32 of images (N, H, W) or (N, C, H, W), uint8 or uint16.
+
+    The encoder is set to eval mode: images do not mix.
+    """
     encoder = encoder.eval()
     device = next(encoder.parameters()).device
     blocks = [

@@ -54,9 +54,10 @@ def lesion_lost(
     masks: np.ndarray | None, partner: np.ndarray, views: str, seed: int = 0, table: pd.DataFrame | None = None
 ) -> float:
     """Share of positive pairs with a lesion, masks (N, H, W), of which at least one view shows none of it."""
-    if masks is None or not masks.any():
+    # Image by image: those of a mix are not one array, and those on the disk need not be in memory together.
+    rows = np.flatnonzero([] if masks is None else [masks[row].any() for row in range(len(masks))])
+    if not len(rows):
         return np.nan
-    rows = np.flatnonzero(masks.any(axis=(1, 2)))
     of_views, keys = policy(views, table), [key(seed, 0, torch.from_numpy(rows), view) for view in (0, 1)]
     seen = [
         of_views.of(torch.from_numpy(of)).masks(torch.from_numpy(masks[of]), keys[view]).flatten(1).any(1)

@@ -48,6 +48,18 @@ def test_a_lesion_that_fills_the_image_is_never_lost_and_a_small_one_is():
     assert np.isnan(pairs.lesion_lost(None, partner, "ultrasound"))
 
 
+def test_lesions_of_a_mix_are_lost_as_those_of_one_array_are():
+    from mednb.datasets.mixes import Joined
+
+    masks = np.zeros((50, 32, 32), bool)
+    masks[10:, 2:4, 2:4] = True
+    partner = np.arange(50)
+    joined = Joined([masks[:20], masks[20:]])
+    lost = pairs.lesion_lost(joined, partner, "ultrasound")
+    assert lost == pairs.lesion_lost(masks, partner, "ultrasound")
+    assert np.isnan(pairs.lesion_lost(Joined([masks[:5], masks[5:10]]), partner[:10], "ultrasound"))
+
+
 def test_an_unknown_strategy_names_the_known_ones():
     with pytest.raises(ValueError, match="pairs 'same_cat' is unknown; choose one of same_image"):
         pairs.strategy("same_cat")
