@@ -157,6 +157,17 @@ def test_an_unknown_method_names_the_known_ones():
         methods.method("simcrl")
 
 
+@pytest.mark.parametrize("name", ["nnclr", "dino"])
+def test_similarities_and_prototypes_are_compared_in_32_bits(name):
+    """In bfloat16 the cosines of near neighbours are equal, and the first of them in the queue would be the nearest."""
+    method, x = build(name), torch.randn(5, 256 if name == "nnclr" else 128)
+    compare = (lambda: method.support.similarities(x, torch.arange(5))) if name == "nnclr" else lambda: method.last(x)
+    exact = compare()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = x.float()
+        assert torch.equal(compare(), exact)
+
+
 def test_supervised_pretraining_is_the_cross_entropy_of_both_views():
     method = build("supervised")
     every = views()

@@ -54,11 +54,14 @@ def test_swavs_queue_joins_in_later_and_holds_the_last_projections():
     method = build("swav", queue=30)
     asked = []
     codes = method.codes
-    method.codes = lambda z, queue: asked.append(len(queue)) or codes(z, queue)
+    method.codes = lambda z, queue: asked.append(queue.clone()) or codes(z, queue)
     loss(method)
     method.after_step(1, 2)
-    loss(method)
-    assert asked == [0, 0, 30, 30]
+    for _ in range(3):
+        loss(method)
+    # No more than there have been: what the queue began with is of no image.
+    assert [len(queue) for queue in asked] == [0, 0, 12, 12, 24, 24, 30, 30]
+    torch.testing.assert_close(asked[2], method.project(views()[0]))
     torch.testing.assert_close(method.queues[0].rows[:12], method.project(views()[0]))
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mednb import encoders, unet
-from mednb.methods.spark import SparK, at, batch_norm, cells, masked_features
+from mednb.methods.spark import SparK, at, batch_norm, cell_of, cells, masked_features
 
 ENCODERS = ["resnet18", "resnet50", "convnext_tiny"]
 
@@ -39,11 +39,13 @@ def statistics(network):
     return [module.running_mean.clone() for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize("cell", [8, 16, 32])
-def test_changing_hidden_pixels_changes_no_output_and_no_batch_norm_statistic(spark, cell):
-    x = torch.randn(3, 1, 64, 64)
+@pytest.mark.parametrize(("size", "cell"), [(64, 8), (64, 16), (64, 32), (144, None)])
+def test_changing_hidden_pixels_changes_no_output_and_no_batch_norm_statistic(spark, size, cell):
+    x = torch.randn(3, 1, size, size)
+    cell = cell or cell_of(size)
     visible = spark.mask(x, cell)
-    other = torch.where(at(visible, x), x, 100 * torch.randn_like(x))
+    hidden = visible.logical_not().repeat_interleave(cell, 2).repeat_interleave(cell, 3)  # what is to be painted
+    other = torch.where(hidden, 100 * torch.randn_like(x), x)
     outcomes = []
     for image in (x, other):
         fresh = deepcopy(spark).train()
@@ -67,6 +69,33 @@ def test_hidden_positions_are_zero_at_every_stage(spark):
     for each in spark.encode(x, visible):
         assert not each.masked_select(~at(visible, each)).any()
         assert each.shape[1] == 0 or each.masked_select(at(visible, each)).any()
+
+
+@pytest.mark.parametrize("size", [144, 200, 240, 250])
+def test_what_the_loss_asks_for_is_what_was_hidden_at_any_size(small, size):
+    """A painting of the cells that are asked for moves the loss, one of the cells that were shown does not."""
+    x = torch.randn(2, 1, size, size)
+    visible = small.mask(x, cell_of(size))
+    small.mask = lambda x, cell: visible
+    small.paint, shown = nn.Identity(), at(visible, x)
+    painted, lost = [torch.zeros_like(x), torch.where(shown, 1e3, 0.0), torch.where(shown, 0.0, 1e3)], []
+    for picture in painted:
+        small.decoder = Painting(picture)
+        lost.append(small.loss(x).item())
+    assert lost[1] == lost[0] < 1.1
+    assert lost[2] > 1e5
+
+
+def test_cells_are_the_largest_that_fit_in_without_a_rest():
+    sizes = (32, 64, 128, 224, 256, 28, 144, 200, 240, 250)
+    assert [cell_of(size) for size in sizes] == [8, 16, 32, 32, 32, 7, 24, 25, 30, 25]
+    assert [cell_of(64, wanted) for wanted in (8, 10)] == [8, 8]
+
+
+@pytest.mark.parametrize("size", [127, 148, 4])
+def test_a_size_that_cannot_be_cut_into_cells_is_a_sentence(small, size):
+    with pytest.raises(ValueError, match=f"no cells of .* fill images of {size}: take a multiple of 32"):
+        small.loss(torch.zeros(2, 1, size, size))
 
 
 @pytest.mark.parametrize("size, cell, kept", [(224, 32, 20), (256, 32, 26), (128, 32, 6), (64, 16, 6), (32, 32, 1)])

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from lightly.utils import dist
 from torch import Tensor, nn
 
+from mednb.datasets import Images
+
 STRIDES = (4, 8, 16, 32)  # of the stages of a ResNet or a ConvNeXt; from each to the next the channels double
 
 
@@ -39,6 +41,8 @@ class Method(nn.Module):
     optimiser = "adamw"  # or "sgd" or "lars"
     clip: float | None = None  # the largest norm of the gradient
     pretrains = True
+    looks_at_maps = False  # of its encoder, not only at one vector per view
+    has_decoder = False  # one of its own, in `decoder`
     crops: tuple[Crops, ...] = (Crops(2),)
     """The views that `loss` is given, in this order. Even ones show the image, odd ones its partner."""
     wants: tuple[str, ...] = ()
@@ -54,6 +58,10 @@ class Method(nn.Module):
     def __init__(self, encoder: nn.Module):
         super().__init__()
         self.encoder = encoder
+
+    @classmethod
+    def check(cls, images: Images) -> None:
+        """ValueError, before anything is built or written, when the method cannot learn from these images."""
 
     def loss(self, *views: Tensor, **wanted: Tensor) -> Tensor:
         """Batches of views (N, C, H, W), row i of all showing the same thing -> one number."""
@@ -159,12 +167,16 @@ class Keys(nn.Module):
         self.of.push(rows)
 
     def similarities(self, q: Tensor, rows: Tensor) -> Tensor:
-        """Unit vectors (N, width) of the images in `rows` -> (N, length); -inf where a key is of the same image."""
-        return (q @ self.keys.rows.T).masked_fill(rows[:, None] == self.of.rows, -torch.inf)
+        """Unit vectors (N, width) of the images in `rows` -> (N, length); -inf where a key is of the same image.
+
+        In 32 bits: in 16, near neighbours are equally near.
+        """
+        with torch.autocast(q.device.type, enabled=False):
+            return (q.float() @ self.keys.rows.T).masked_fill(rows[:, None] == self.of.rows, -torch.inf)
 
 
 class Prototypes(nn.Module):
-    """Cosines of vectors (N, width) with `n` directions that are learnt: (N, n)."""
+    """Cosines of vectors (N, width) with `n` directions that are learnt: (N, n), in 32 bits."""
 
     def __init__(self, width: int, n: int):
         super().__init__()
@@ -173,7 +185,8 @@ class Prototypes(nn.Module):
     def forward(self, z: Tensor, frozen: bool = False) -> Tensor:
         """Frozen prototypes get zeros as gradient rather than none, for which several processes would wait."""
         weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
-        return F.normalize(z, dim=1) @ F.normalize(weight, dim=1).T
+        with torch.autocast(z.device.type, enabled=False):
+            return F.normalize(z.float(), dim=1) @ F.normalize(weight, dim=1).T
 
 
 def with_map(encoder: nn.Module, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:

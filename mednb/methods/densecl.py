@@ -23,6 +23,7 @@ class DenseCL(Method):
 
     batch_size = 64
     wants = ("rows",)
+    looks_at_maps = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mednb import encoders, unet
+from mednb.datasets import Images
 from mednb.methods.base import Crops, Method
 
 
@@ -19,11 +20,13 @@ class SparK(Method):
     normalised by its own mean and standard deviation; predicting zeros costs 1.
 
     `cell` is the side of a cell in pixels: 32, the encoder's stride, as in the paper; smaller images take a quarter of
-    their side, since 64 pixels have only four cells of 32. A position of a map that is coarser than the cells is
-    visible when any of its cells is. `hidden` is the share of cells that is hidden.
+    their side, since 64 pixels have only four cells of 32, and sides that this does not divide the next smaller number
+    that does. A position of a map that is coarser than the cells is visible when any of its cells is. `hidden` is the
+    share of cells that is hidden.
     """
 
     batch_size = 64
+    has_decoder = True
     crops = (Crops(1, 1.0, (0.67, 1.0), plain=True),)  # no jitter of brightness: it hurts, as the authors found
 
     def __init__(self, encoder: nn.Module, hidden: float = 0.6, cell: int | None = None):
@@ -31,21 +34,23 @@ class SparK(Method):
         self.hidden, self.cell = hidden, cell
         widths = unet.widths(encoder)[1:]  # of the maps at strides 2 to 32
         self.norms = nn.ModuleList([nn.BatchNorm2d(width) if width else nn.Identity() for width in widths])
-        self.tokens = nn.ParameterList([nn.Parameter(torch.zeros(1, width, 1, 1)) for width in widths])
-        for token in self.tokens:
-            nn.init.trunc_normal_(token, std=0.02)
+        tokens = (nn.init.trunc_normal_(torch.zeros(1, width, 1, 1), std=0.02) for width in widths)
+        self.tokens = nn.ParameterList(map(nn.Parameter, tokens))
         self.projections = nn.ModuleList([nn.Conv2d(width, width, 1) if width else nn.Identity() for width in widths])
         self.decoder = unet.decoder(encoder)
         self.paint = nn.Conv2d(unet.WIDTHS[-1], encoders.first_layer(encoder).in_channels, 1)
 
+    @classmethod
+    def check(cls, images: Images) -> None:
+        cell_of(images.size)
+
     def loss(self, x: Tensor) -> Tensor:
-        cell = self.cell or min(32, x.shape[-1] // 4)
+        cell = cell_of(x.shape[-1], self.cell)
         visible = self.mask(x, cell)  # (N, 1, f, f)
         painted = self.paint(self.decoder([x, *self.filled(self.encode(x, visible), visible)]))  # (N, C, H, W)
         target, painted = cells(x.float(), cell), cells(painted.float(), cell)  # (N, f * f, C * cell * cell)
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        hidden = ~visible.flatten(1)  # (N, f * f)
-        return (painted - target).square().mean(-1)[hidden].mean()
+        return (painted - target).square().mean(-1)[~visible.flatten(1)].mean()  # of the hidden cells
 
     def mask(self, x: Tensor, cell: int) -> Tensor:
         """Which cells are visible: (N, 1, f, f) bool, equally many in each image, at least one."""
@@ -59,11 +64,23 @@ class SparK(Method):
 
     def filled(self, maps: list[Tensor], visible: Tensor) -> list[Tensor]:
         """The maps with a learned token at every hidden position."""
-        parts = zip(maps, self.norms, self.tokens, self.projections, strict=True)
         return [
             project(torch.where(at(visible, x), batch_norm(norm, x, visible), token.to(x.dtype))) if x.shape[1] else x
-            for x, norm, token, project in parts
+            for x, norm, token, project in zip(maps, self.norms, self.tokens, self.projections, strict=True)
         ]
+
+
+def cell_of(side: int, wanted: int | None = None) -> int:
+    """The side of the cells that images of this side are cut into, with nothing left over.
+
+    A mask that lies askew to the cells would show parts of what is to be painted. Cells of less than half the wanted
+    side hide little: a blur paints them.
+    """
+    wanted = wanted or min(32, side // 4)
+    fit = [n for n in range(wanted, max(1, wanted // 2 - 1), -1) if side % n == 0]
+    if not fit:
+        raise ValueError(f"no cells of {wanted // 2} to {wanted} pixels fill images of {side}: take a multiple of 32")
+    return fit[0]
 
 
 def cells(x: Tensor, cell: int) -> Tensor:
@@ -73,9 +90,8 @@ def cells(x: Tensor, cell: int) -> Tensor:
 
 def at(visible: Tensor, x: Tensor) -> Tensor:
     """The mask of cells (N, 1, f, f) at the resolution of a map x (N, C, h, w): (N, 1, h, w) bool."""
-    if x.shape[-1] >= visible.shape[-1]:
-        return F.interpolate(visible.float(), x.shape[-2:]).bool()
-    return F.adaptive_max_pool2d(visible.float(), x.shape[-2:]).bool()
+    resized = F.interpolate if x.shape[-1] >= visible.shape[-1] else F.adaptive_max_pool2d
+    return resized(visible.float(), x.shape[-2:]).bool()
 
 
 def batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Tensor) -> Tensor:
@@ -108,12 +124,11 @@ def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tens
     x = seen(encoder.maxpool(maps[0]))
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
         for block in stage:
-            layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
-            layers += [(block.conv3, block.bn3)] if hasattr(block, "conv3") else []  # a bottleneck has three
             kept, short = x, block.downsample
-            for number, (convolution, norm) in enumerate(layers, start=1):
-                x = batch_norm(norm, seen(convolution(x)), visible)
-                x = encoder.relu(x) if number < len(layers) else x
+            depth = 3 if hasattr(block, "conv3") else 2  # a bottleneck has three
+            for n in range(1, depth + 1):
+                x = batch_norm(getattr(block, f"bn{n}"), seen(getattr(block, f"conv{n}")(x)), visible)
+                x = encoder.relu(x) if n < depth else x
             kept = kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)
             x = encoder.relu(x + kept)
         maps.append(x)

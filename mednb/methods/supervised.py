@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mednb.datasets import Images
 from mednb.methods.base import Method
 
 
@@ -17,10 +18,19 @@ class Supervised(Method):
 
     batch_size = 64
     wants = ("labels",)
+    classes = 64  # at most
 
-    def __init__(self, encoder: nn.Module, classes: int = 64):
+    def __init__(self, encoder: nn.Module):
         super().__init__(encoder)
-        self.classifier = nn.Linear(encoder.width, classes)
+        self.classifier = nn.Linear(encoder.width, self.classes)
+
+    @classmethod
+    def check(cls, images: Images) -> None:
+        there, n = images.table["label"].unique(), len(images.classes)
+        if len(there) < 2:
+            raise ValueError(f"supervised learns to tell classes apart, but all images here are {there[0]}")
+        if n > cls.classes:
+            raise ValueError(f"supervised tells at most {cls.classes} classes apart, but {images.name} has {n}")
 
     def loss(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
         logits = torch.cat([self.classifier(self.encoder(x)) for x in (a, b)])  # (2N, K)

@@ -15,8 +15,8 @@ class SwAV(Method):
 
     The assignments (codes) of the two large views are made by Sinkhorn's algorithm, which spreads a batch evenly over
     the prototypes: that all images fall into one is ruled out. A batch of 64 is too few for that, so that the
-    projections of earlier batches join in, once the first tenth of the training is over; at the very start the
-    prototypes stand still. The loss at chance is log(prototypes).
+    projections of earlier batches join in, as many as there have been, once the first tenth of the training is over; at
+    the very start the prototypes stand still. The loss at chance is log(prototypes).
     """
 
     batch_size = 64
@@ -30,7 +30,8 @@ class SwAV(Method):
         super().__init__(encoder)
         self.head = SwaVProjectionHead(encoder.width, encoder.width, width)
         self.prototypes = Prototypes(width, prototypes)  # C
-        self.queues = nn.ModuleList(Queue(F.normalize(torch.randn(queue, width), dim=1)) for _ in range(2))
+        self.queues = nn.ModuleList(Queue(torch.zeros(queue, width)) for _ in range(2))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # rows, into each queue
         self.temperature = temperature
         self.register_buffer("use", torch.full((prototypes,), 1 / prototypes), persistent=False)
 
@@ -49,11 +50,12 @@ class SwAV(Method):
             z += self.project(torch.cat(views[2:])).chunk(len(views) - 2)
         with torch.autocast(z[0].device.type, enabled=False):
             p = [self.prototypes(z_v, self.progress < self.frozen) / self.temperature for z_v in z]  # (N, K)
-            losses = []
+            losses, queued = [], int(self.pushed) if self.progress >= self.queue_from else 0
             for s, queue in enumerate(self.queues):
-                q = self.codes(z[s], queue.rows if self.progress >= self.queue_from else queue.rows[:0])
+                q = self.codes(z[s], queue.rows[:queued])
                 losses += [F.cross_entropy(p[v], q) for v in range(len(views)) if v != s]
                 queue.push(z[s])
+            self.pushed += len(z[0]) * dist.world_size()
         self.use = F.softmax(p[0].detach(), dim=1).mean(0)
         return torch.stack(losses).mean()
 

@@ -18,6 +18,7 @@ class VICRegL(Method):
 
     batch_size = 128
     wants = ("grids",)
+    looks_at_maps = True
 
     def __init__(self, encoder: nn.Module, width: int = 1024, dense_width: int = 256, alpha: float = 0.75, stride=16):
         super().__init__(encoder)
