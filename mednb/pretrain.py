@@ -59,29 +59,37 @@ def fit(
     None takes the method's own. Methods which want small batches and methods which want large ones see equally many
     images. A mix shows each image as often as its weight says.
 
-    images_seen: the budget in images, instead of `epochs`; exact: no epoch shows more than all images, all epochs show
-        equally many.
+    images_seen: the budget in images, instead of `epochs`; no epoch shows more than all images, all epochs show equally
+        many. Exact on one device; several leave out up to devices - 1 images of each epoch, so that all have equally
+        many.
     val: images with labels, for the column `knn`: how well nearest neighbours among `images` tell their classes, ten
         times in a training. Only watched: nothing is chosen by it.
     accumulate: compute each batch in this many parts, for machines with little memory. The gradients are the whole
         batch's (see `Pretraining.in_parts`); ValueError when the method's loss is no function of projections.
     devices: GPUs, or processes on the processor, that share every batch; its gradients are those of one device.
-    decoder: pretrain a U-Net decoder with the encoder (`methods.encoder_decoder`).
+    decoder: pretrain a U-Net decoder with the encoder (`methods.encoder_decoder`); spark has one anyway.
     stop_on_collapse: end the training when it has collapsed; otherwise the verdict is only told.
 
     Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`, and `decoder.safetensors`
     where a decoder learnt too; from time to time a checkpoint, from which an interrupted call goes on when it is made
     again with the same values.
 
-    Raises ValueError for an unknown name, or a batch that is larger than the set or too small for its parts.
+    Raises ValueError for an unknown name, a batch that is larger than the set or too small for its parts, or images
+    that the method cannot learn from.
     """
     given = {**locals(), "out": Path(out)}
     strategy(pairs), named_policy(views, images.table)
     learns = named_method(method)
+    decoder = decoder and learns.pretrains and not learns.has_decoder
     batch_size = min(learns.batch_size, len(images)) if batch_size is None else batch_size
     seen = epochs * len(images) if images_seen is None else images_seen
+    if seen < 0:
+        raise ValueError(f"epochs and images_seen are 0 or more; this is {seen:,} images")
     if learns.pretrains:
         check_budget(EncoderDecoder if decoder else learns, len(images), batch_size, seen, accumulate, devices)
+        learns.check(images)
+        if decoder:
+            EncoderDecoder.check_method(learns)
     if val is not None and val.classes != images.classes:
         raise ValueError(f"val has the classes {', '.join(val.classes)}, images have {', '.join(images.classes)}")
     if devices > 1 and learns.pretrains and not processes.launched():
@@ -92,12 +100,15 @@ def fit(
     values = {"method": method, "pairs": pairs, "views": views, "encoder": encoder, "batch_size": batch_size}
     values |= {"epochs": -(-seen // len(images)), "images_seen": seen, "accumulate": accumulate, "devices": devices}
     values |= {"seed": seed, "size": images.size, "fingerprint": images.fingerprint, "split_hash": images.split_hash}
-    values |= {"images": len(images), "decoder": decoder and learns.pretrains}
+    values |= {"images": len(images), "decoder": decoder}
     learner = Pretraining(images, values)
     watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
-    if learner.method.pretrains and seen > 0:
-        with torch.random.fork_rng(devices=[]):
-            train(learner, learner.steps, [watch], watch.checkpoint_of_this_run(), devices, learner.side)
+    try:
+        if learner.method.pretrains and seen > 0:
+            with torch.random.fork_rng(devices=[]):
+                train(learner, learner.steps, [watch], watch.checkpoint_of_this_run(), devices, learner.side)
+    finally:
+        learner.stop_hearing()
     watch.raise_if_interrupted()
     if learner.global_rank == 0:
         watch.write_metrics()
@@ -227,7 +238,9 @@ class Pretraining(pl.LightningModule):
         self.steps = self.epochs * self.batches
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            encoder, learns = encoders.build(values["encoder"], seed=self.seed), named_method(values["method"])
+            channels = 1 if images.stored_pixels.ndim == 3 else images.stored_pixels.shape[1]
+            encoder = encoders.build(values["encoder"], channels, self.seed)
+            learns = named_method(values["method"])
             self.method: Method = EncoderDecoder(encoder, learns) if values["decoder"] else learns(encoder)
         self.method.to(memory_format=torch.channels_last)
         self.side = min(round(crops.size * images.size) for crops in self.method.crops)
@@ -238,9 +251,9 @@ class Pretraining(pl.LightningModule):
         self.shown, self.waited = 0, 0.0  # images, seconds
         self.embedded: deque[Seen | None] = deque(maxlen=max(1, 512 // self.batch_size))
         self.calls: list[tuple] = []
-        for name in ("encoder", "head"):
-            if isinstance(getattr(self.method, name, None), nn.Module):
-                getattr(self.method, name).register_forward_hook(self.overhear(name))
+        heard = [(name, getattr(self.method, name, None)) for name in ("encoder", "head")]
+        heard = [(name, part) for name, part in heard if isinstance(part, nn.Module)]
+        self.hooks = [part.register_forward_hook(self.overhear(name)) for name, part in heard]
 
     def setup(self, stage: str) -> None:
         self.pixels = Pixels(self.images, self.device)
@@ -378,6 +391,11 @@ class Pretraining(pl.LightningModule):
 
     def overhear(self, name: str):
         return lambda module, given, out: self.calls.append((name, given[0], out))
+
+    def stop_hearing(self) -> None:
+        """An encoder that goes on hearing would keep the images and all networks of the training in memory."""
+        for hook in self.hooks:
+            hook.remove()
 
     def heard(self, views: list[Tensor]) -> Seen | None:
         """The embeddings that the method itself made of two whole views; None when it did not call the encoder so."""

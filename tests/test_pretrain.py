@@ -5,8 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,6 +103,36 @@ def test_a_decoder_that_learnt_too_is_kept_beside_the_encoder(images, tmp_path, 
     kept = encoders.weights(tmp_path / "decoder.safetensors")
     assert same(kept, unet.decoder.state_dict())
     assert encoders.model_card(tmp_path / "decoder.safetensors")["method"] == method
+
+
+@pytest.mark.parametrize("ends", [None, OSError])
+def test_an_encoder_that_was_trained_hears_no_more(images, tmp_path, monkeypatch, ends):
+    made, init = [], pretrain.Pretraining.__init__
+    monkeypatch.setattr(pretrain.Pretraining, "__init__", lambda self, *a: init(self, *a) or made.append(self))
+    if ends:
+        power_cuts(monkeypatch, after=1)
+    with pytest.raises(ends) if ends else nullcontext():
+        network = pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path)
+        assert not network._forward_hooks
+        assert not deepcopy(network)._forward_hooks
+    assert not any(module._forward_hooks for module in made[0].method.modules())
+
+
+@pytest.fixture(scope="module")
+def coloured(images):
+    stored = np.stack([np.array(images.pixels)] * 3, axis=1)
+    return replace(images, stored_pixels=stored, rows=None).take(np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("method", "decoder"), [("simclr", False), ("none", False), ("spark", False), ("simclr", True)]
+)
+def test_colour_images_get_an_encoder_of_three_channels(coloured, tmp_path, method, decoder):
+    encoder = "resnet18" if decoder or method == "spark" else "tiny"
+    network = pretrain.fit(coloured, method, encoder=encoder, epochs=1, decoder=decoder, out=tmp_path)
+    assert encoders.first_layer(network).in_channels == 3
+    assert encoders.model_card(tmp_path / "encoder.safetensors")["channels"] == 3
+    assert encoders.first_layer(encoders.load(tmp_path / "encoder.safetensors")).in_channels == 3
 
 
 # -------------------- interrupted
@@ -203,6 +237,24 @@ def test_a_run_that_is_asked_to_end_keeps_what_it_has_done(tmp_path, number):
     kept = torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)
     assert kept["global_step"] > 0
     assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_what_was_seen_is_kept_on_the_processor_and_goes_on_where_the_training_is(tmp_path):
+    class OnTheDevice:
+        def cpu(self):
+            return torch.ones(2, 3)
+
+    of_this = watch.Watch(tmp_path, {}, 0)
+    of_this.learner = SimpleNamespace(embedded=deque([None, watch.Seen(OnTheDevice(), OnTheDevice(), None)]))
+    kept = of_this.state_dict()
+    assert kept["embedded"][0] is None
+    assert kept["embedded"][1][2] is None
+    assert kept["embedded"][1][0].device.type == "cpu"
+    of_this.learner = SimpleNamespace(embedded=deque(), device=torch.device("meta"))
+    of_this.load_state_dict(kept)
+    first, second = of_this.learner.embedded
+    assert first is None
+    assert (second.a.device.type, second.b.device.type, second.z) == ("meta", "meta", None)
 
 
 def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path):
@@ -373,6 +425,8 @@ def test_an_unknown_name_is_refused_with_the_choices(images, tmp_path, name):
         ({"accumulate": 5}, "batch_size 8 is too small for 5 parts on each of 1 devices"),
         ({"accumulate": 2, "method": "byol"}, "the loss of BYOL needs more than the projections"),
         ({"accumulate": 2, "decoder": True}, "the loss of EncoderDecoder needs more than the projections"),
+        ({"epochs": -1}, "epochs and images_seen are 0 or more; this is -"),
+        ({"images_seen": -3}, "epochs and images_seen are 0 or more; this is -3 images"),
         ({"devices": 5}, "batch_size 8 is too small for 1 parts on each of 5 devices"),
     ],
 )
@@ -381,8 +435,23 @@ def test_a_budget_that_cannot_be_cut_is_refused(images, tmp_path, wrong, why):
         pretrain.fit(images, **{"encoder": "tiny", "batch_size": 8, "out": tmp_path} | wrong)
 
 
+def test_supervised_without_two_classes_or_with_more_than_it_has_outputs_is_refused(images, tmp_path):
+    one = images.take(np.flatnonzero(images.labels == 1))
+    many = replace(images, card=replace(images.card, classes=(*images.classes, *map(str, range(62)))))
+    for wrong, why in ((one, "all images here are benign"), (many, "at most 64 classes apart, but phantoms has 65")):
+        with pytest.raises(ValueError, match=why):
+            pretrain.fit(wrong, "supervised", encoder="tiny", batch_size=4, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_spark_refuses_a_size_without_cells_before_it_starts(images, tmp_path):
+    with pytest.raises(ValueError, match="fill images of 148: take a multiple of 32"):
+        pretrain.fit(replace(images, size=148), "spark", batch_size=4, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(OfProjections, "loss", lambda self, a, b: self.project(a).sum() * float("nan"))
+    monkeypatch.setattr(OfProjections, "loss", lambda self, a, b, **_: self.project(a).sum() * float("nan"))
     with pytest.raises(FloatingPointError, match="the loss of simclr is nan in epoch 0; try a smaller learning rate"):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, out=tmp_path)
     assert not (tmp_path / "encoder.safetensors").exists()
