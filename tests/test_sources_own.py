@@ -124,6 +124,7 @@ def test_a_broken_file_does_not_name_anybody_either(tmp_path):
     assert images.table["patient"].str.startswith("p-").all()  # the others are still known
     for why in images.quarantine["why"]:
         assert ("hidden-" in why or "broken.tif" in why) and not re.search("rika|jane", why)
+        assert why.count("cannot be read") == 1
 
 
 def test_a_name_that_holds_the_patient_of_the_table_is_not_shown(tmp_path):

@@ -111,7 +111,8 @@ class Folder:
     def read(self, archive: Archive, row: tuple) -> pixels.Raw:
         """One image, also where its name is hidden."""
         frame = getattr(row, "frame", -1)
-        raw = pixels.read(archive, file_of(archive, row), int(frame) if frame >= 0 else None)
+        with self.veiled(archive, row):
+            raw = pixels.read(archive, file_of(archive, row), int(frame) if frame >= 0 else None)
         return replace(raw, where=archive.where(row.image_id))
 
     @contextmanager
