@@ -1,3 +1,4 @@
+import re
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from mednb import datasets
+from mednb.datasets.sources import busi
 
 PER_CLASS = 8
 
@@ -254,3 +256,9 @@ def test_the_real_images_pass_their_check(data_root):
     told, well = datasets.check("busi", data_root)
     assert well, told
     assert "8 groups of near-duplicates carry contradictory labels" in told
+    groups = re.findall(r"    (\w+: .*; \w+: .*)", told)
+    found = {tuple(sorted(f"{label} {n}" for label, n in re.findall(r"(\w+) \((\d+)\)", group))) for group in groups}
+    said = next(defect for defect in busi.CARD.defects if "contradict" in defect).partition(": ")[2].rstrip(".")
+    of_card = [re.findall(r"(\w+) ([\d+]+)", group) for group in said.split(", ")]
+    named = {tuple(sorted(f"{label} {n}" for label, all_n in group for n in all_n.split("+"))) for group in of_card}
+    assert named == found  # the card names the groups that the check finds

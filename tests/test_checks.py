@@ -60,7 +60,7 @@ def test_a_whole_dataset_is_counted_measured_and_all_is_well(twin):
     assert ok and text.endswith("all is well")
     assert "20 images, 10 patients, 19 masks (1 images have none)" in text
     assert "a: 10" in text and "b: 10" in text
-    assert "pictures of 60 to 60 x 60 to 60 pixels, 1 sizes" in text
+    assert "all pictures are of 60 x 60 pixels" in text
     assert "1 images have a mask that is empty (1 a)" in text
     assert "0.0% of the test images have their patient or a near-duplicate in train in the 5 folds" in text
     assert "licence: MIT" in text and "near-duplicates (correlation above 0.5)" in text

@@ -321,6 +321,9 @@ def test_a_table_that_is_none_is_refused(tmp_path):
     assert "table is no.csv, which is neither a file nor one in" in sentence(tmp_path, "no.csv")
     (tmp_path / "empty.csv").write_text("")
     assert "empty.csv cannot be read as a table" in sentence(tmp_path, "empty.csv")
+    (elsewhere := tmp_path / "other/t.csv").parent.mkdir()
+    elsewhere.write_text("file\na.png\n")
+    assert sentence(tmp_path, str(elsewhere)).startswith(f"{elsewhere} has no column image")
     with pytest.raises(ValueError, match="table is for your own images, 'folder'; busi has tables of its own"):
         datasets.load("busi", tmp_path, table="my.csv")
 

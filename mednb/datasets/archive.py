@@ -110,7 +110,9 @@ class Archive:
         return [match for name in self.entries if (match := fits.fullmatch(name))]
 
     def where(self, name: str = "") -> str:
-        """A file as a person looks for it: its path, or the zip's and the name in it."""
+        """A file as a person looks for it: its path, or the zip's and the name in it; a table elsewhere as it is."""
+        if name.startswith("/"):
+            return name
         return self.before + name if name or self.zipped else self.root
 
     def entry(self, name: str) -> zipfile.ZipInfo | bool:

@@ -109,6 +109,8 @@ def measured(table: pd.DataFrame) -> list[str]:
     width, height = table["width"].astype(int), table["height"].astype(int)
     sizes = len(set(zip(width, height, strict=True)))
     lines = [f"pictures of {width.min()} to {width.max()} x {height.min()} to {height.max()} pixels, {sizes:,} sizes"]
+    if sizes == 1:
+        lines = [f"all pictures are of {width.min()} x {height.min()} pixels"]
     empty = (table["masks"].map(len) > 0) & (table["lesion_area"] == 0)
     if empty.any():
         labels = ", ".join(f"{n:,} {label}" for label, n in table["label"][empty].value_counts().items())
@@ -130,6 +132,8 @@ def grouped(card: Card, table: pd.DataFrame, thumbnails: np.ndarray) -> list[str
     several = pd.Series(first).value_counts().loc[lambda size: size > 1]
     alike = f"(correlation above {card.alike})"
     lines = [f"{several.sum():,} images are in {len(several):,} groups of near-duplicates {alike}"]
+    if not len(several):
+        lines = [f"no two images are near-duplicates {alike}"]
     tied = table.groupby("group")["patient"].nunique().loc[lambda patients: patients > 1]
     if not known:
         lines.append(f"{table['patient'].nunique():,} groups stand in for patients")

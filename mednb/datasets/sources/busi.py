@@ -32,10 +32,10 @@ CARD = Card(
     tested_on="real files",
     alike=0.45,  # most pairs above it show one lesion
     defects=(
-        "About two in five images have a near-duplicate: another frame, another crop or the same frame with callipers.",
-        "Eight groups of near-duplicates contradict their labels: benign 131+42 / malignant 51, "
-        "benign 164+85 / malignant 52, benign 269 / normal 1, benign 333 / malignant 77+78, benign 399 / malignant 93, "
-        "benign 406 / malignant 94, benign 433+435 / malignant 145, benign 437 / normal 34.",
+        "Nearly half of the images have a near-duplicate: another frame, another crop, or the same with callipers.",
+        "Eight groups of near-duplicates contradict their labels: benign 42+131 / malignant 51, benign 62+140 / "
+        "malignant 1+132+208, benign 85+164 / malignant 52, benign 269 / normal 1, benign 333 / malignant 77+78, "
+        "benign 399+406 / malignant 93+94, benign 433+435 / malignant 145, benign 437 / normal 34.",
         "Callipers and words are burnt into many images, and a network can read them as 'lesion'.",
         "Some images show the axilla, not the breast. See Pawlowska et al., Data in Brief 2023, PMC10293973.",
     ),
