@@ -28,9 +28,11 @@ COLUMNS = ["time", "who", "study", "run", "dataset", "fold", "split_hash", "task
 def record(out: str | Path, images: Images, tasks: list[str], study: str, run: str, values: Mapping) -> list[dict]:
     """Write down, before it is done, that the run in the folder `out` reads the test split of `images` for `tasks`.
 
-    values: all that was chosen for this run: its parameters, and which encoder (`results.origin`). A hash of them, and of how many images were read how,
-    is kept: by it `read` tells whether the same run has looked before with other values. Returns the lines that were
-    added to `ledger.jsonl` beside `out`.
+    values: all that was chosen for this run: its parameters, and which encoder (`results.origin`). A hash of them, and
+        of how many images were read how, is kept: by it `read` tells whether the same run has looked before with other
+        values.
+
+    Returns the lines that were added to `ledger.jsonl` beside `out`.
     """
     from filelock import FileLock
 
