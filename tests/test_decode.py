@@ -260,7 +260,7 @@ def test_facts_of_a_header_become_columns_and_a_readers_own_error_is_a_sentence(
         raise KeyError("rf1")
 
     monkeypatch.setattr(tiny_source, "read", fails)
-    with pytest.raises(ValueError, match=r"a0000\.png.*rf1"):
+    with pytest.raises(ValueError, match=r"[ab]\d{4}\.png.*rf1"):  # whichever thread comes to one first
         datasets.load("tiny", root, size=17)
 
 
