@@ -270,6 +270,14 @@ def test_the_notebook_measures_the_lesions_of_the_table_that_it_reads(monkeypatc
     assert asked == {"fold": 1, "limit": 8, "window": None, "table": "my.csv", "stride": 2}
 
 
+def test_the_notebook_says_how_many_images_hold_words(capsys):
+    images = datasets.load("phantoms", size=32, limit=60)
+    some = images.table.assign(burned_in=pd.array([True, False, None] * 20, dtype="boolean"))
+    for said, table in (("0 images say", images.table), ("20 images say", some)):
+        exec(cell("print(images.card)"), {"images": replace(images, table=table)})
+        assert f"\n{said} that words are burnt into their pixels" in capsys.readouterr().out
+
+
 def test_the_notebook_shows_the_most_alike_pairs_or_none():
     images = datasets.load("phantoms", size=32, limit=60)
     drawn = SimpleNamespace(
