@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("name", nargs="?", help="a dataset, as `mednb data list` names it")
     data.add_argument("--data", metavar="DIR", help="folder of the datasets (default: $MEDNB_DATA, else data/)")
     data.add_argument("--size", metavar="N", type=int, default=128, help="which of several sizes to get (default: 128)")
+    data.add_argument("--table", metavar="CSV", help="what is known of your own images, to check folder with")
     data.set_defaults(do=show_data, parser=data)
     return top
 
@@ -110,6 +111,8 @@ def show_data(asked: argparse.Namespace) -> int | None:
 
     if asked.data is not None and asked.what != "get" and not Path(asked.data).is_dir():
         raise ValueError(f"--data {asked.data}: there is no such folder")
+    if asked.table is not None and asked.what != "check":
+        asked.parser.error("--table is for check")
     if asked.what == "list":
         if asked.name is not None:
             asked.parser.error(f"list takes no dataset; `mednb data card {asked.name}` tells of one")
@@ -117,7 +120,7 @@ def show_data(asked: argparse.Namespace) -> int | None:
     if asked.name is None:
         asked.parser.error(f"which one? there is {', '.join(datasets.DATASETS)}")
     if asked.what == "check":
-        text, ok = datasets.check(asked.name, asked.data)
+        text, ok = datasets.check(asked.name, asked.data, asked.table)
         print(text)
         return 0 if ok else 1
     if asked.what == "get":

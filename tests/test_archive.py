@@ -55,6 +55,15 @@ def test_a_table_is_read_with_the_columns_and_the_key_that_it_must_have(path):
     assert table.to_dict("list") == {"name": ["x", "y"], "n": [1, 2]}
 
 
+def test_all_files_that_a_table_names_and_that_are_missing_are_named(path):
+    archive, names = Archive(path, "top/"), [f"{number}.png" for number in range(12)]
+    archive.exactly(["a.txt"], r"\w\.txt", "t.csv")
+    with pytest.raises(FileNotFoundError, match=r"0\.png is missing; .*9\.png is missing; and 2 more$"):
+        archive.exactly([*names, "a.txt"], r"\w\.txt", "t.csv")
+    with pytest.raises(ValueError, match=r"a\.txt is there, but t\.csv does not name it$"):
+        archive.exactly([], r"\w\.txt", "t.csv")
+
+
 def test_a_spreadsheet_is_read_like_a_table(tmp_path):
     import pandas as pd
 

@@ -179,6 +179,17 @@ def test_a_lesion_without_its_mask_is_named(fake):
     refuse(fake, FileNotFoundError, r"benign \(6\)\.png has no mask 'benign \(6\)_mask\.png'")
 
 
+def test_all_masks_that_are_missing_are_told_at_once(fake):
+    for label in ("benign", "malignant"):
+        for number in range(1, 7):
+            (files(fake) / f"{label}/{label} ({number})_mask.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"^[^;]*benign \(1\)_mask.*malignant \(4\)_mask\.png'; and 2 more$"):
+        datasets.load("busi", fake, size=32)
+    told, well = datasets.check("busi", fake)
+    assert not well and "24 images, no patient ids, 12 masks" in told and "benign: 8" in told
+    assert told.count("has no mask") == 10 and "more" in told
+
+
 def test_a_file_of_another_name_is_named(fake):
     path = files(fake) / "benign/benign (6) copy.png"
     path.write_bytes((files(fake) / "benign/benign (6).png").read_bytes())

@@ -13,6 +13,7 @@ from test_duplicates import scene
 
 from mednb import datasets
 from mednb.datasets import checks
+from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 
 
@@ -138,6 +139,75 @@ def test_an_official_split_that_leaks_is_told_and_mended(twin):
     assert "2 images are left out of training" in text  # both of the patient whose one image is in test too
 
 
+def test_a_threshold_that_ties_strangers_together_is_called_too_low(twin):
+    module, root = twin
+    too_low = "one group holds 20 of the 20 images: the threshold of near-duplicates, -1.0, seems too low"
+    assert "too low" not in checks.report(module, root)[0]
+    module.CARD = replace(module.CARD, alike=-1.0)
+    assert too_low in checks.report(module, root)[0]
+    module.index = lambda archive: index(archive).assign(patient="one")
+    assert "too low" not in checks.report(module, root)[0]
+    module.index = lambda archive: index(archive).drop(columns="patient")
+    assert too_low in checks.report(module, root)[0]
+
+
+def test_files_that_are_missing_are_all_told_and_the_others_are_checked(twin):
+    module, root = twin
+    whole = index(Archive(root / "Twin"))
+
+    def known(archive):
+        archive.exactly([*whole["image_id"], *whole["masks"].explode().dropna()], r".*\.png", "a table")
+        return whole
+
+    module.index = known
+    for name in ("images/03.png", "images/09.png", "masks/04.png"):
+        (root / "Twin" / name).unlink()
+    shutil.copy(root / "Twin/images/00.png", root / "Twin/images/77.png")
+    (root / "Twin/images/05.png").write_bytes(b"no picture")
+    text, ok = checks.report(module, root)
+    wrong = [line.split("WRONG  ")[1].removeprefix(f"{root}/Twin/") for line in text.split("\n") if "WRONG" in line]
+    assert not ok and "20 images, 10 patients, 19 masks" in text and "5 things are wrong" in text
+    assert wrong[:4] == [
+        *(f"{name} is missing" for name in ("images/03.png", "images/09.png", "masks/04.png")),
+        "images/77.png is there, but a table does not name it",
+    ]
+    assert wrong[4].startswith("images/05.png cannot be read")
+
+
+def test_what_cannot_be_told_for_want_of_a_table_is_said_with_what_is_there(twin):
+    module, root = twin
+    module.index = lambda archive: archive.csv("table.csv")
+    text, ok = checks.report(module, root)
+    assert not ok and "39 files; which is which cannot be told until that is mended:" in text
+    assert f"WRONG  {root}/Twin/table.csv is missing" in text and text.endswith("1 thing is wrong")
+
+
+def test_pictures_of_12_bits_in_files_of_16_are_said_to_be_dark(twin):
+    module, root = twin
+    for path in (root / "Twin/images").iterdir():
+        values = np.asarray(Image.open(path)).astype(np.uint16) * 16
+        Image.fromarray(values).save(path)
+    line = next(line for line in checks.report(module, root)[0].split("\n") if "16 bits" in line)
+    assert "window=(0, 4095) shows them as they are meant" in line
+
+
+def test_the_classes_of_your_own_images_are_counted(tmp_path):
+    twins_own.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
+    text, _ = datasets.check("folder", tmp_path, table="my.csv")
+    assert "12 images, 6 patients, 12 masks (4 images have none)" in text and "A: 6" in text and "B: 6" in text
+    text, _ = datasets.check("folder", tmp_path)
+    assert "img: 12" in text and "masks: 2" in text
+    with pytest.raises(ValueError, match="table is for your own images, 'folder'; busi has tables of its own"):
+        datasets.check("busi", tmp_path, table="my.csv")
+
+
+def test_a_way_of_resizing_that_is_refused_is_left_out(tmp_path):
+    twins_own.table(tmp_path).assign(modality="ct").to_csv(tmp_path / "my.csv", index=False)
+    assert set(checks.resizings("folder", tmp_path, size=32, table="my.csv")["resize"]) == {*checks.WAYS} - {
+        "around the lesion"
+    }
+
+
 def test_words_burnt_into_pixels_are_warned_about(twin, monkeypatch):
     from mednb.datasets import pixels
 
@@ -198,6 +268,14 @@ def test_the_notebook_measures_the_lesions_of_the_table_that_it_reads(monkeypatc
         {"dataset": "folder", "data": "", "size": 9, "fold": 1, "limit": 8, "reading": reading},
     )
     assert asked == {"fold": 1, "limit": 8, "window": None, "table": "my.csv", "stride": 2}
+
+
+def test_the_notebook_says_how_many_images_hold_words(capsys):
+    images = datasets.load("phantoms", size=32, limit=60)
+    some = images.table.assign(burned_in=pd.array([True, False, None] * 20, dtype="boolean"))
+    for said, table in (("0 images say", images.table), ("20 images say", some)):
+        exec(cell("print(images.card)"), {"images": replace(images, table=table)})
+        assert f"\n{said} that words are burnt into their pixels" in capsys.readouterr().out
 
 
 def test_the_notebook_shows_the_most_alike_pairs_or_none():

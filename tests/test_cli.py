@@ -4,11 +4,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import tiny
+import twins_own
 
 import mednb
+from mednb import datasets
 from mednb.cli import main
 
 PRETRAIN = Path(__file__).parents[1] / "notebooks/03_pretrain.ipynb"
@@ -56,6 +59,8 @@ def test_help_lists_the_parameters_of_a_notebook(capsys, tmp_path):
         (["run", "b.yml"], "there is no study file b.yml"),
         (["run", "b.yml", "--jobs", "0"], "'0' is no number of notebooks"),
         (["data", "card"], "which one? there is phantoms"),
+        (["data", "card", "folder", "--table", "my.csv"], "--table is for check"),
+        (["data", "check", "folder"], "folder needs root: the folder that holds your images"),
         (["data", "card", "phantom"], "Did you mean phantoms?"),
         (["rum"], "invalid choice: 'rum'"),
     ],
@@ -113,13 +118,41 @@ def test_what_cannot_be_downloaded_is_explained_with_the_place_to_put_it(capsys,
 def test_what_can_be_downloaded_is_put_under_the_root(capsys, tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from mednb import datasets
-
-    asked = []
-    module = SimpleNamespace(get=lambda root, size: asked.append((root, size)) or root / "it")
+    asked, card = [], SimpleNamespace(folder="it", how_to_get="ask")
+    module = SimpleNamespace(get=lambda root, size: asked.append((root, size)) or root / "it", CARD=card)
     monkeypatch.setitem(datasets.DATASETS, "it", module)
     assert f"it is in {tmp_path / 'it'}" in said(capsys, "data", "get", "it", "--data", tmp_path, "--size", 64, code=0)
     assert asked == [(tmp_path, 64)]
+
+
+@pytest.mark.parametrize("name", ["organsmnist", "stl10"])
+@pytest.mark.parametrize("fault", ["no network", "a wrong checksum"])
+def test_a_download_that_fails_is_a_sentence_and_leaves_nothing(capsys, tmp_path, monkeypatch, name, fault):
+    from torchvision.datasets import utils
+
+    def arrives(_, path, *__):
+        Path(path).write_bytes(b"half of it")
+        if fault == "no network":
+            raise URLError("name resolution failed")
+
+    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(utils, "_urlretrieve", arrives)
+    answer = said(capsys, "data", "get", name, "--data", tmp_path / "data", code=2)
+    reason = "name resolution failed" if fault == "no network" else "File not found or corrupted"
+    assert f"mednb: {name} was not downloaded: " in answer and reason in answer and "\n" not in answer.strip()
+    assert f"Try again, or do it by hand: `mednb data get {name}`, or {name}" in answer.replace("10_binary", "10")
+    assert not [path for path in tmp_path.rglob("*") if path != tmp_path / "data"]
+    mine = tmp_path / "data" / datasets.named(name).CARD.folder / "mine.npz"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"other numbers")
+    said(capsys, "data", "get", name, "--data", tmp_path / "data", code=2)
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+def test_own_images_are_checked_with_their_table(capsys, tmp_path):
+    twins_own.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
+    answer = said(capsys, "data", "check", "folder", "--data", tmp_path, "--table", "my.csv", code=0)
+    assert "12 images, 6 patients" in answer and "A: 6" in answer and answer.strip().endswith("all is well")
 
 
 def test_the_members_of_a_mix_are_described_and_checked_each(capsys, tmp_path):
@@ -137,7 +170,7 @@ def test_the_members_of_a_mix_are_described_and_checked_each(capsys, tmp_path):
         ("busi", ["780 images, no patient ids, 798 masks", "normal: 133", "benign: 437", "malignant: 210"]),
         ("busbra", ["1,875 images, 1,064 patients, 1,875 masks", "benign: 1,268", "malignant: 607"]),
         ("mini_mias", ["322 images, 161 patients", "normal: 207", "benign: 63", "malignant: 52"]),
-        ("hc18", ["1,334 images", "999 masks"]),
+        ("hc18", ["1,334 images, 1,141 patients, 999 masks (335 images have none)", "unlabelled: 1,334"]),
         ("pocus", ["517 images, 102 patients, 0 masks", "covid: 90", "pneumonia: 161", "regular: 246", "viral: 20"]),
         ("iq_othnccd", ["1,097 images, no patient ids, 0 masks", "normal: 416", "benign: 120", "malignant: 561"]),
     ],

@@ -4,6 +4,7 @@ import re
 import shutil
 import tracemalloc
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -262,6 +263,44 @@ def test_facts_of_a_header_become_columns_and_a_readers_own_error_is_a_sentence(
     monkeypatch.setattr(tiny_source, "read", fails)
     with pytest.raises(ValueError, match=r"[ab]\d{4}\.png.*rf1"):  # whichever thread comes to one first
         datasets.load("tiny", root, size=17)
+
+
+def test_what_only_some_headers_say_is_yes_no_or_unknown(root, monkeypatch):
+    from mednb.datasets.pixels import Raw
+
+    said = [{"burned_in": True}, {"burned_in": False}, {}]
+
+    def read(archive, row):
+        return Raw(np.asarray(Image.open(archive.where(row.image_id))), facts=said[row.Index % 3])
+
+    monkeypatch.setattr(tiny_source, "read", read, raising=False)
+    for images in (load(root), load(root)):  # as it was decoded, and from the cache
+        assert list(images.table["burned_in"][:2]) == [True, False] and images.table["burned_in"].isna().sum() == 8
+        assert [len(images.where(burned_in=answer)) for answer in (True, False, [True, False])] == [8, 8, 16]
+
+
+def test_12_bits_in_files_of_16_are_warned_of_at_every_load(root):
+    for path in (root / "Tiny/pictures").iterdir():
+        tiny_source.save(path, np.asarray(Image.open(path)).astype(np.uint16) * 16)
+    brightest = max((root / "Tiny/pictures").iterdir(), key=lambda path: np.asarray(Image.open(path)).max())
+    highest = np.asarray(Image.open(brightest)).max()
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=rf"above {highest:,}, .*window=\(0, 4095\) shows them") as warned:
+            load(root)
+        assert len(warned) == 1 and warned[0].filename == __file__
+    load(root, window=(0, 4095))  # no warning, which would be an error here
+    tiny_source.save(brightest, np.full((40, 30), 65_535, np.uint16))
+    load(root)
+
+
+def test_around_the_lesion_needs_lesions_and_a_size_for_images_without(root, monkeypatch):
+    monkeypatch.setattr(tiny_source, "CARD", replace(tiny_source.CARD, modality="ct", organ="lung"))
+    with pytest.raises(ValueError, match=r"a\d+\.png has no lesion, .* known of ultrasound of the breast and mammo"):
+        load(root, around="lesion")
+    assert set(load(root, around="lesion", broken="quarantine").table["label"]) == {"b"}
+    shutil.rmtree(root / "Tiny/masks")
+    with pytest.raises(ValueError, match="tiny has no masks, so nobody knows where its lesions are; leave around out"):
+        load(root, around="lesion")
 
 
 def test_a_store_keeps_the_thumbnails_and_the_splits_of_all_folds(root, tmp_path):

@@ -1,9 +1,11 @@
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny_source
 
 from mednb import datasets
 from mednb.datasets import Images, mixes, splits
@@ -209,6 +211,19 @@ def test_a_dataset_is_not_mixed_with_the_one_that_it_was_taken_from(shelf, monke
     assert len(mixes.mix("b+c")) == 120 and len(mixes.mix("a+b", across=0.99)) == 140
     assert datasets.named("breastmnist").CARD.part_of == ("busi",)
     assert "Its images are those of busi" in datasets.card_text("breastmnist")
+
+
+def test_a_folder_that_holds_the_other_dataset_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "tiny", tiny_source)
+    tiny_source.draw(tmp_path)
+    for names in ("folder+tiny", "tiny+imagefolder"):
+        with pytest.raises(ValueError, match=r"takes every image below .*, those of tiny in .*/Tiny too"):
+            datasets.load(names, tmp_path, size=32)
+    with pytest.raises(ValueError, match=r"those of imagefolder in .* too"):
+        datasets.load("folder+imagefolder", tmp_path, size=32)
+    (tmp_path / "Tiny").rename(tmp_path / "mine")
+    shutil.make_archive(str(tmp_path / "Tiny"), "zip", tmp_path / "mine")  # which folder does not look into
+    assert set(datasets.load("folder+tiny", tmp_path, size=32).table["dataset"]) == {"folder", "tiny"}
 
 
 # -------------------- the order of an epoch

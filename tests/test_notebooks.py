@@ -64,6 +64,14 @@ def test_the_stages_follow_each_other_and_leave_what_they_promise(tmp_path):
         strictly(notebook, tmp_path / names["run"], FILES[stage], method="simclr", **names, **upstream)
 
 
+@pytest.mark.slow
+@pytest.mark.data
+def test_the_data_notebook_runs_on_real_images(data_root, tmp_path):
+    values = {"dataset": "mini_mias", "data": str(data_root), "limit": None}
+    strictly(Path("notebooks/01_data.ipynb"), tmp_path, ("splits.csv",), **values)
+    assert len((tmp_path / "splits.csv").read_text().splitlines()) == 323
+
+
 STUDIES = sorted((ROOT / "notebooks/studies").glob("*.yml"))
 
 

@@ -119,6 +119,15 @@ def test_8_bit_grey_is_read_as_it_was_written(tmp_path, ending):
     assert (pixels.grey(read(saved(tmp_path, GREY, f"a.{ending}"))) == GREY).all()
 
 
+def test_webp_is_read_page_by_page(tmp_path):
+    pages = [Image.fromarray(np.roll(GREY, shift)).convert("RGB") for shift in range(3)]
+    pages[0].save(tmp_path / "a.webp", lossless=True, save_all=True, append_images=pages[1:])
+    archive = Archive(tmp_path)
+    assert pixels.frames(archive, "a.webp") == 3
+    for frame in (0, 2, 1):
+        assert (pixels.grey(pixels.read(archive, "a.webp", frame)) == np.roll(GREY, frame)).all()
+
+
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
 def test_16_bit_grey_is_read_as_it_was_written(tmp_path, ending):
     raw = read(saved(tmp_path, DEEP, f"a.{ending}"))
@@ -421,6 +430,15 @@ def test_every_slice_of_a_volume_is_read(tmp_path, name, dtype):
     for frame in (0, 3, 1, 2):
         found = pixels.read(archive, name, frame).values
         assert found.dtype == dtype and (found == slices[frame]).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+def test_a_grey_means_the_same_in_all_slices_of_a_volume(tmp_path, dtype):
+    slices = np.stack([np.full((10, 12), value, dtype) for value in (-1000, 0, 1000)])
+    slices[1, 0, 0] = 500
+    volume(tmp_path / "a.nii", slices)
+    greys = [pixels.grey(read(tmp_path / "a.nii", frame)) for frame in range(3)]
+    assert [int(grey[5, 5]) for grey in greys] == [0, 128, 255] and greys[1][0, 0] == 191
 
 
 def test_a_flat_volume_is_a_picture(tmp_path):

@@ -3,9 +3,13 @@ import re
 import stat
 
 import numpy as np
+import pydicom
 import pytest
+import twins_ct
+import twins_mammography
 from medical_files import dicom
 
+from mednb import datasets
 from mednb.datasets import dicom as headers
 from mednb.datasets import pixels, privacy
 from mednb.datasets.archive import Archive
@@ -170,6 +174,31 @@ def test_an_id_with_a_number_is_not_found_in_a_longer_number():
 def test_a_file_without_identity_names_nobody(tmp_path):
     data = dicom(tmp_path / "a.dcm", PIXELS, PatientID="", PatientName="").read_bytes()
     assert not privacy.names_person("any/path at all.dcm", data)
+
+
+PUBLISHED = {  # the sources of DICOM files, their twins, and how the published pseudonym of a patient looks
+    "cbis_ddsm": (twins_mammography, r"P_\d{5}"),
+    "inbreast": (twins_mammography, r"[0-9a-f]+"),
+    "cmmd": (twins_mammography, r"D[12]-\d{4}"),
+    "vindr_mammo": (twins_mammography, r"[0-9a-f]+"),
+    "lidc": (twins_ct, r"LIDC-IDRI-\d{4}"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_pseudonym_is_kept_and_nothing_else_of_the_person(cache, tmp_path, name):
+    twins, pseudonym = PUBLISHED[name]
+    getattr(twins, name)(tmp_path / "data")
+    for path in [path for path in (tmp_path / "data").rglob("*") if path.suffix in (".dcm", ".dicom")]:
+        header = pydicom.dcmread(path)
+        for keyword, value in IDENTITY.items():
+            setattr(header, keyword, value)
+        header.save_as(path)
+    table = datasets.load(name, tmp_path / "data", size=32).table
+    assert table["patient"].str.fullmatch(pseudonym).all() and "published" in datasets.named(name).CARD.patients
+    kept = [table.to_csv().encode(), *(path.read_bytes() for path in cache.rglob("*") if path.is_file())]
+    for part in (part for value in IDENTITY.values() for part in value.split("^")):
+        assert not any(part.encode() in content for content in kept), part
 
 
 @pytest.mark.parametrize(("said", "facts"), [("YES", {"burned_in": True}), ("NO", {"burned_in": False}), (None, {})])

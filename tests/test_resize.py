@@ -127,8 +127,9 @@ def test_around_a_tiny_lesion_are_32_pixels_of_the_file():
 
 def test_an_image_without_a_lesion_gets_a_square_too_always_the_same_one():
     image, nothing = speckle(400, 500), np.zeros((400, 500), bool)
-    boxes = [resize.drawn_box(image, f"image {n}", resize.TYPICAL["ultrasound"]) for n in range(50)]
-    assert boxes == [resize.drawn_box(image, f"image {n}", resize.TYPICAL["ultrasound"]) for n in range(50)]
+    shares = resize.TYPICAL["ultrasound", "breast"]
+    boxes = [resize.drawn_box(image, f"image {n}", shares) for n in range(50)]
+    assert boxes == [resize.drawn_box(image, f"image {n}", shares) for n in range(50)]
     assert len(set(boxes)) > 30
     for left, upper, right, lower in boxes:
         assert left >= 0 and upper >= 0 and right <= 500 and lower <= 400

@@ -6,10 +6,12 @@ import re
 import shutil
 import traceback
 
+import medical_files
 import numpy as np
 import pandas as pd
 import pytest
 import twins_own as twins
+from PIL import Image
 
 from mednb import datasets
 from mednb.datasets import DATASETS, decode, masks
@@ -156,6 +158,24 @@ def test_volumes_become_slices_with_their_masks(tmp_path):
     images = datasets.load("folder", tmp_path, size=32)
     assert images.table.groupby("video")["split"].nunique().max() == 1 and images.table["patient"].nunique() == 6
     assert len(datasets.load("folder", tmp_path, size=32, stride=2)) == 12
+
+
+@pytest.mark.parametrize("name", ["a.mov", "a.MPG", "a.mpeg", "a.m4v", "a.webp"])
+def test_films_of_every_kind_become_frames_also_where_a_table_names_them(tmp_path, name):
+    frames = np.stack([twins.scene(np.random.default_rng(i)) for i in range(5)])
+    if name == "a.webp":
+        pages = [Image.fromarray(frame) for frame in frames]
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    else:
+        medical_files.video(tmp_path / name, frames, "mpeg1video" if "p" in name.lower() else "mpeg4")
+    pd.DataFrame({"image": [name], "patient": "p"}).to_csv(tmp_path / "t.csv", index=False)
+    for table in (None, "t.csv"):
+        index = index_of(tmp_path, table)
+        assert index["image_id"].tolist() == [f"{name}#{i}" for i in range(5)]
+        assert values_of(index, tmp_path, 4)[0].shape[:2] == (96, 72)
+    (tmp_path / name).rename(tmp_path / "clip.odd")
+    pd.DataFrame({"image": ["clip.odd"]}).to_csv(tmp_path / "t.csv", index=False)
+    assert len(index_of(tmp_path, "t.csv")) == 5
 
 
 def test_a_name_in_another_script_is_hidden_too(tmp_path):
@@ -336,6 +356,8 @@ def test_imagefolder_takes_the_folders_as_classes(tmp_path):
     images = datasets.load("imagefolder", tmp_path, size=32, channels=3)
     assert images.card.counts == {"cat": 6, "dog": 6} and images.pixels.shape == (12, 3, 32, 32)
     assert "official" not in images.table and "cat/deep/5.PNG" in set(images.table["image_id"])
+    twins.picture(tmp_path / "cat/6.webp", twins.of_box())
+    assert datasets.load("imagefolder", tmp_path, size=32).card.counts == {"cat": 7, "dog": 6}
 
 
 def test_imagefolder_keeps_train_and_val_apart(tmp_path):

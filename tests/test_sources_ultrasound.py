@@ -113,6 +113,8 @@ def test_the_card_knows_its_classes_and_says_what_it_was_tested_on(twin):
     assert set(FACTS[twin.layout][0]) <= set(card.classes) == set(card.counts)
     real = card.name in ("busbra", "hc18", "pocus")
     assert card.tested_on == ("real files" if real else "a twin of the official layout")
+    assert ("was not tried on its images" in " ".join(str(card).split())) != real
+    assert card.organ == "breast" or card.alike >= 0.9  # other organs lie in one place
     assert "doi:" in card.citation and card.folder in card.how_to_get
     assert "beware" in datasets.card_text(card.name)
 
@@ -131,6 +133,13 @@ def test_a_zip_gives_the_same_as_the_folder(layout, written, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------- what each of them knows more
+
+
+def test_what_windows_leaves_in_a_folder_does_not_disturb_busbra(tmp_path):
+    twins.busbra(tmp_path)
+    for folder in ("Images", "Masks"):
+        (tmp_path / "BUS-BRA/BUSBRA" / folder / "Thumbs.db").write_bytes(b"icons")
+    assert len(opened("busbra", tmp_path).index)
 
 
 def test_busbra_keeps_the_folds_of_its_authors(tmp_path):

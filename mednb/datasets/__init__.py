@@ -64,9 +64,10 @@ def load(
         For phantoms: how many are drawn (None: 2,000). None: all.
     resize: "stretch" fills the square; "pad" keeps the aspect, with black at the sides; "crop_to_body" cuts the black
         background off first.
-    around: "lesion" crops a square around the lesion, and for images without one a square as large; None: the whole.
+    around: "lesion" crops a square around the lesion, and for images without one a square as large, which is known for
+        ultrasound and mammography of the breast only; None: the whole.
     window: which values are black and white: a name such as "lung" or "brain", or two numbers; None: what the dataset's
-        card says, else the file.
+        card says, else the file. Files of 16 bits that use 14 of them or less are dark then, and a warning says so.
     bits: 8 or 16 bits a pixel.
     channels: 1 for grey, 3 for red, green and blue.
     stride: of videos and volumes, every how many-th frame is taken.
@@ -88,15 +89,12 @@ def load(
         raise ValueError(f"fold is {fold!r}; it is one of 0 to {store.FOLDS - 1}.")
     fold, limit = int(fold), None if limit is None else int(limit)
     if "+" in str(name):
-        if table is not None:
-            raise ValueError(
-                f"table describes your own images, 'folder', loaded alone; {name} is a mix, so leave it out."
-            )
+        assert_alone(name, table)
         how = {"balance": balance, "across": across, "curate": curate}
         return mix(name, root, fold=fold, limit=limit, **how, **vars(settings))
     if across is not None:
         raise ValueError(f"across is for images of two datasets, as in 'busi+busbra'; {name} is one, so leave it out.")
-    module = fitted(named(name), root, settings.size, table)
+    module = fitted(with_table(named(name), root, table), settings.size)
     if module.CARD.folder is None:  # drawn, and the limit is how many
         if (bits, channels, around, window) != (8, 1, None, None):
             raise ValueError(f"{name} are drawn whole in 8 bits; leave out bits, channels, around and window.")
@@ -127,14 +125,24 @@ def load(
     return images
 
 
-def fitted(module: ModuleType, root: str | Path | None, size: int, table: str | Path | None) -> ModuleType:
-    """A source for what was asked: with your table, and with the files that fit the size."""
+def assert_alone(name: str, table: str | Path | None) -> None:
+    if table is not None and "+" in name:
+        raise ValueError(f"table describes your own images, 'folder', loaded alone; {name} is a mix, so leave it out.")
+
+
+def with_table(module: ModuleType, root: str | Path | None, table: str | Path | None) -> ModuleType:
+    """A source with your table, where you have one; ValueError when it takes none, or needs a root that is missing."""
     if module.CARD.folder == "" and root is None:
         raise ValueError(f"{module.CARD.name} needs root: the folder that holds your images.")
     if table is not None:
         if not hasattr(module, "with_table"):
             raise ValueError(f"table is for your own images, 'folder'; {module.CARD.name} has tables of its own.")
         module = module.with_table(table)
+    return module
+
+
+def fitted(module: ModuleType, size: int) -> ModuleType:
+    """A source of the files that fit the size, where there are several."""
     return module.sized(size) if hasattr(module, "sized") else module
 
 
@@ -180,16 +188,33 @@ def card_text(name: str) -> str:
 
 
 def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
-    """Download a dataset where its source allows that; otherwise, what to download by hand and where to put it."""
+    """Download a dataset where its source allows that; otherwise, what to download by hand and where to put it.
+
+    Raises OSError when the download fails; then nothing is left of it.
+    """
     module, root = named(name), data_root(root)
-    if hasattr(module, "get"):
+    how = module.CARD.how_to_get.replace("<root>", str(root))
+    if not hasattr(module, "get"):
+        return how
+    folder = root / module.CARD.folder
+    there = {folder, *folder.rglob("*")} if folder.exists() else set()
+    try:
         return f"{name} is in {module.get(root, size)}"
-    return module.CARD.how_to_get.replace("<root>", str(root))
+    except (OSError, RuntimeError, ValueError, EOFError) as error:  # no network, a wrong checksum, an archive cut short
+        for path in sorted({folder, *folder.rglob("*")} - there, reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        said = " ".join(str(error.__context__ or error).split()).rstrip(".")  # medmnist's own words fill a page
+        raise OSError(f"{name} was not downloaded: {said}. Try again, or do it by hand: {how}.") from error
 
 
-def check(name: str, root: str | Path | None = None) -> tuple[str, bool]:
-    """Read every file of the dataset and report all that is wrong; see `mednb.datasets.checks`."""
+def check(name: str, root: str | Path | None = None, table: str | Path | None = None) -> tuple[str, bool]:
+    """Read every file of the dataset and report all that is wrong; see `mednb.datasets.checks`.
+
+    table: of your own images, as `load` takes it.
+    """
     from mednb.datasets.checks import report
 
-    reports, well = zip(*(report(named(each), data_root(root)) for each in name.split("+")), strict=True)
+    assert_alone(name, table)
+    modules = [with_table(named(each), root, table) for each in name.split("+")]
+    reports, well = zip(*(report(module, data_root(root)) for module in modules), strict=True)
     return "\n".join(reports), all(well)

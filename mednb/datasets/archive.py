@@ -18,6 +18,7 @@ from typing import BinaryIO
 import pandas as pd
 
 LARGEST = 2**31  # bytes of one file inside a zip; more is a zip bomb or no image
+SHOWN = 10  # of what is wrong with the files; the rest is counted
 MANY = 50_000  # files; of more than these, a stamp looks at the folders only
 
 
@@ -214,13 +215,18 @@ class Archive:
     def exactly(self, files: Iterable[str], pattern: str, table: str) -> None:
         """That the files which fit a pattern are those that a table names.
 
-        Raises FileNotFoundError that names a file that is missing, ValueError one that the table does not name.
+        Raises FileNotFoundError that names the files that are missing, else ValueError those that the table does not.
         """
-        for name in (named := dict.fromkeys(files)):
-            self.entry(name)
-        for match in self.matching(pattern):
-            if match[0] not in named:
-                raise ValueError(f"{self.where(match[0])} is there, but {table} does not name it")
+        named = dict.fromkeys(files)
+        missing = [FileNotFoundError(f"{self.where(name)} is missing") for name in named if name not in self]
+        more = [self.where(match[0]) for match in self.matching(pattern) if match[0] not in named]
+        self.faulty(missing + [ValueError(f"{where} is there, but {table} does not name it") for where in more])
+
+    def faulty(self, errors: list[Exception]) -> None:
+        """Raise what is wrong with the files as one error of the kind of the first, where anything is: ten of them."""
+        if errors:
+            more = [f"and {len(errors) - SHOWN} more"] if len(errors) > SHOWN else []
+            raise type(errors[0])("; ".join([*map(str, errors[:SHOWN]), *more]))
 
     def one_of(self, name: str, values: pd.Series, allowed: Iterable[str]) -> pd.Series:
         """A column of a table in small letters; ValueError names the value that is not among the allowed ones."""

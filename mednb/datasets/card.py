@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+TWIN = "a twin of the official layout"
+
+
 @dataclass(frozen=True)
 class Card:
     """Facts about a dataset, written down once; nothing here is measured on the reader's disk."""
@@ -46,12 +49,19 @@ class Card:
     n_masks: int | None = None
     """Mask files, or outlines in tables, of the complete download."""
     defects: tuple[str, ...] = ()
-    tested_on: str = "a twin of the official layout"
+    tested_on: str = TWIN
     """Or "real files"."""
     alike: float = 0.5
     """Two images of this dataset whose thumbnails correlate more than this are near-duplicates."""
     window: str | tuple[float, float] | None = None
     """What is black and what is white when `load` is not told: a name of `pixels.WINDOWS`, or (low, high)."""
+
+    @property
+    def tested(self) -> str:
+        """What it was tested on; a twin does not show which images of the dataset look alike."""
+        if self.tested_on != TWIN:
+            return self.tested_on
+        return f"{TWIN}; the threshold of near-duplicates, {self.alike}, was not tried on its images"
 
     def counted(self, table: pd.DataFrame) -> Card:
         """This card with the classes that a table has, and how many of each: of your own images, say."""
@@ -72,8 +82,8 @@ class Card:
             "to get it": self.how_to_get,
             "beware": "\n".join(self.defects) or "no known defects",
         }
-        if self.folder is not None:
-            facts["tested on"] = self.tested_on
+        if self.folder != "":  # your own are tested by nobody
+            facts["tested on"] = self.tested
         lines = [f"{self.name}: {self.title}"]
         for key, text in facts.items():
             head = f"  {key:<10} "

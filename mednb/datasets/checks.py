@@ -29,22 +29,30 @@ def report(module: ModuleType, root: Path) -> tuple[str, bool]:
     if card.folder is None:
         return f"{card.name}: drawn from a seed when asked for; there are no files to check.", True
     try:
-        archive = located(root, card, module)
-        index = decode.indexed(module, archive, stride=1)
+        there = located(root, card, module)
     except (OSError, ValueError) as error:
         return str(error), False
-    facts, thumbnails = looked_at(module, archive, index)
-    read = facts["why"].isna().to_numpy()
-    wrong = facts["why"][~read].tolist() + miscounted(card, index)
-    table = pd.concat([index, facts], axis=1)[read].reset_index(drop=True)
-    lines = [f"{card.name} in {archive.where()}", *counted(card, index), *measured(table)]
-    if len(table):
-        lines += grouped(card, table, thumbnails[read])
-        try:
-            lines += split(table)
-        except ValueError as error:
-            wrong.append(str(error))
-    lines.append(f"licence: {card.licence}")
+    archive = Noting(there.path, there.base)
+    lines = [f"{card.name} in {archive.where()}"]
+    try:
+        index = decode.indexed(module, archive, stride=1)
+    except (OSError, ValueError) as error:
+        wrong = [*archive.faults, str(error)]
+        lines.append(f"{len(archive.names):,} files; which is which cannot be told until that is mended:")
+    else:
+        facts, thumbnails = looked_at(module, archive, index)
+        read = facts["why"].isna().to_numpy()
+        wrong = [*archive.faults, *facts["why"][~read], *miscounted(card, index)]
+        table = pd.concat([index, facts], axis=1)[read].reset_index(drop=True)
+        lines += [*counted(card, index), *measured(table)]
+        if len(table):
+            lines += grouped(card, table, thumbnails[read])
+            try:
+                lines += split(table)
+            except ValueError as error:
+                wrong.append(str(error))
+        lines.append(f"licence: {card.licence}")
+    wrong = list(dict.fromkeys(wrong))  # what is missing is missed again when it is read
     lines += [f"WRONG  {sentence}" for sentence in wrong[:SHOWN]]
     if len(wrong) > SHOWN:
         lines.append(f"WRONG  and {len(wrong) - SHOWN} more")
@@ -52,6 +60,17 @@ def report(module: ModuleType, root: Path) -> tuple[str, bool]:
         "all is well" if not wrong else f"{len(wrong)} {'thing is' if len(wrong) == 1 else 'things are'} wrong"
     )
     return "\n  ".join(lines), not wrong
+
+
+class Noting(Archive):
+    """An archive that notes what is wrong with its files and goes on, so that everything is found at once."""
+
+    def __init__(self, path: Path, base: str):
+        super().__init__(path, base)
+        self.faults: list[str] = []
+
+    def faulty(self, errors: list[Exception]) -> None:
+        self.faults += map(str, errors)
 
 
 def looked_at(module: ModuleType, archive: Archive, index: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray]:
@@ -98,7 +117,7 @@ def counted(card: Card, index: pd.DataFrame) -> list[str]:
     masked = index["masks"].map(len)
     masks = f"{masked.sum():,} masks" + (f" ({(masked == 0).sum():,} images have none)" if masked.any() else "")
     labels = index["label"].value_counts()
-    each = [f"  {label}: {labels.get(label, 0):,}" for label in card.classes]
+    each = [f"  {label}: {labels.get(label, 0):,}" for label in card.classes or sorted(labels.index)]
     return [f"{len(index):,} images, {patients}, {masks}", *each]
 
 
@@ -118,7 +137,8 @@ def measured(table: pd.DataFrame) -> list[str]:
     burnt = table["burned_in"].fillna(False).astype(bool) if "burned_in" in table else pd.Series(False, table.index)
     if burnt.any():
         lines.append(f"{burnt.sum():,} files say that words are burnt into their pixels: they may name the patient")
-    return lines
+    dark = decode.dark(table)
+    return [*lines, dark] if dark else lines
 
 
 def grouped(card: Card, table: pd.DataFrame, thumbnails: np.ndarray) -> list[str]:
@@ -139,6 +159,10 @@ def grouped(card: Card, table: pd.DataFrame, thumbnails: np.ndarray) -> list[str
         lines.append(f"{table['patient'].nunique():,} groups stand in for patients")
     elif len(tied):
         lines.append(f"{tied.sum():,} patients have an image that looks like another patient's: they stay together")
+    largest = table["group"].value_counts()[:1]
+    if largest.iloc[0] > len(table) / 2 and (not known or largest.index[0] in tied):
+        one = f"one group holds {largest.iloc[0]:,} of the {len(table):,} images"
+        lines.append(f"{one}: the threshold of near-duplicates, {card.alike}, seems too low for them")
     members = table.groupby(first)
     contradictory = [rows for _, rows in members if len(set(rows["label"])) > 1]
     if contradictory:
@@ -187,7 +211,7 @@ def resizings(name: str, root: str | Path | None = None, size: int = 128, **read
     """How many pixels each way of resizing leaves of the lesions: columns image_id, label, resize, before, after.
 
     before: pixels of the lesion in its file; after: at `size`. Every image is read once for each way. Empty when the
-    dataset has no masks; what is drawn is drawn in one way only.
+    dataset has no masks; what is drawn is drawn in one way only, and a way that is refused is left out.
 
     Silva (2025) resized mammograms uniformly and lost small lesions.
     """
@@ -196,7 +220,12 @@ def resizings(name: str, root: str | Path | None = None, size: int = 128, **read
     ways = dict(list(WAYS.items())[:1]) if is_drawn(name) else WAYS
     rows = []
     for way, how in ways.items():
-        images = datasets.load(name, root, size, **(reading | how))
+        try:
+            images = datasets.load(name, root, size, **(reading | how))
+        except ValueError:
+            if not rows:  # the files were read for the first way, so it is not they that are wrong
+                raise
+            continue
         if images.masks is None:
             return pd.DataFrame(columns=["image_id", "label", "resize", "before", "after"])
         after = np.array([mask.sum() for mask in images.masks])

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -29,8 +30,9 @@ from mednb.machine import usable_cores
 
 CHUNK = 16  # images that a worker takes at a time
 FEW = 500  # images; of more it takes longer to read them than to start processes for it
+DARK = 2**14  # 16 bits of which none is set above make a picture of less than a quarter of the brightness
 EVERY = 2.0  # seconds between two marks of what is done
-READING = 2  # part of every key, and of no fingerprint: raise it when some odd files would be read differently
+READING = 3  # part of every key, and of no fingerprint: raise it when some odd files would be read differently
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,10 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
             raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
 
     key = store.key_of(name, stamp, source_text(module), READING, how)
-    return store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
+    found = store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
+    if said := dark(found.table):
+        warnings.warn(said, stacklevel=3)
+    return found
 
 
 def stamp_of(archive: Archive) -> str:
@@ -128,6 +133,8 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
     """Fill a folder with all that belongs to a store, or with what is still missing of it."""
     index = indexed(module, archive, settings.stride)
     n, size, masked = len(index), settings.size, index["masks"].map(len).any()
+    if settings.around and not masked:
+        raise ValueError(f"{module.CARD.name} has no masks, so nobody knows where its lesions are; leave around out.")
     shape = (n, size, size) if settings.channels == 1 else (n, settings.channels, size, size)
     arrays = {
         "pixels": (shape, np.uint8 if settings.bits == 8 else np.uint16),
@@ -245,13 +252,35 @@ def made_of(module: ModuleType, archive: Archive, row: tuple, settings: Settings
     # Who looks like whom, and so who is in which split, is the same for every way of reading.
     thumbnail = duplicates.thumbnail(image if asked == usual else pixels.grey(raw, *usual))
     mask = masks.of(archive, row, image.shape[-2:])
-    shares = resize.TYPICAL.get(module.CARD.modality, resize.TYPICAL["ultrasound"])
+    shows = tuple(getattr(row, name, getattr(module.CARD, name)) for name in ("modality", "organ"))
+    if settings.around and shows not in resize.TYPICAL and not mask.any():
+        raise ValueError(
+            f"{archive.where(row.image_id)} has no lesion, and how large a square without one should be is known of "
+            f"{' and '.join(map(' of the '.join, resize.TYPICAL))} only: another scale would give its label away. "
+            "Leave around out, or such images with broken='quarantine'."
+        )
+    shares = resize.TYPICAL.get(shows, ())
     small, small_mask, facts = resize.resized(
         image, mask, settings.size, settings.resize, settings.around, row.image_id, shares
     )
     facts |= {name: value for name, value in raw.facts.items() if name not in row._fields}
+    if (asked[0], raw.window) == (None, None) and pixels.limits(raw, None) == (0, 65_535):
+        # White is the type's highest, since nobody says how many of the bits are used: see `dark`.
+        facts["highest"] = float(np.max(raw.values))
     facts["lesions"] = len(row.masks) if facts["lesion_area"] else 0
     return small, small_mask, thumbnail, facts
+
+
+def dark(table: pd.DataFrame) -> str | None:
+    """What to say when files of 16 bits use so few of them that the pictures are dark: 12 bits become nearly black."""
+    if "highest" not in table or not table["highest"].max() < DARK:  # NaN: none is of 16 bits
+        return None
+    brightest = table.loc[table["highest"].idxmax()]
+    highest = int(brightest["highest"])
+    return (
+        f"{brightest['image_id']} has 16 bits and no value above {highest:,}, and no other image has: with 65,535 as "
+        f"white they are dark. window=(0, {2 ** max(1, highest.bit_length()) - 1}) shows them as they are meant."
+    )
 
 
 def file_of(row: tuple) -> tuple[str, int | None]:
@@ -313,7 +342,8 @@ def finish(
     table = index.drop(columns=["masks", *(name for name in facts if name in index)])
     table = table.assign(**{name: said[name] for name in said if name not in index}).join(facts)
     for column in table.columns[[kind.kind == "O" for kind in table.dtypes]]:  # a file's columns are of one kind
-        table[column] = table[column].map(str, na_action="ignore")
+        yes_or_no = pd.api.types.infer_dtype(table[column]) == "boolean"  # and where some files say neither, unknown
+        table[column] = table[column].astype("boolean") if yes_or_no else table[column].map(str, na_action="ignore")
 
     thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
     first = duplicates.groups(thumbnails, card.alike)

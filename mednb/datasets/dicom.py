@@ -1,4 +1,8 @@
-"""DICOM through pydicom: what is needed for the picture is read of the header, and nothing of the person."""
+"""DICOM through pydicom: what is needed for the picture is read of the header, and nothing of the person.
+
+Overlays, which may say who it is, are not drawn; words that are in the pixels themselves stay there, and
+BurnedInAnnotation, where it says something, becomes the column `burned_in`.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from mednb.datasets import duplicates, splits
 from mednb.datasets.card import Card
 from mednb.datasets.images import Images
+from mednb.datasets.located import located
 
 BALANCES = ("modality", "organ", "source")
 
@@ -80,9 +82,10 @@ def mix(
     Patients, groups, cases, videos and image_ids carry the name of their dataset ("busi/benign (1)"): two patients
     with one number stay two, unless the datasets have the same people (`Card.people`). Labels do too ("busi/benign"),
     unless the datasets have the same classes. Masks of a dataset without any are empty. Raises ValueError for a name
-    that comes twice, for the same images under two names, or for images of different shapes.
+    that comes twice, for the same images under two names (also where "folder" would find those of the others), or for
+    images of different shapes.
     """
-    from mednb.datasets import DATASETS, load
+    from mednb.datasets import DATASETS, data_root, load
 
     names = names.split("+") if isinstance(names, str) else list(names)
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -91,8 +94,10 @@ def mix(
         raise ValueError(f"a mix has two datasets or more, each once: in {'+'.join(names)} {wrong}.")
     if balance not in (*BALANCES, None):
         raise ValueError(f"balance is {balance!r}; it is one of {', '.join(BALANCES)}, or None.")
+    known = [DATASETS[name] for name in names if name in DATASETS]
     if across is None:
-        assert_nobody_twice([DATASETS[name].CARD for name in names if name in DATASETS])
+        assert_nobody_twice([module.CARD for module in known])
+    assert_none_in_another(known, data_root(root))
     images = joined([load(name, root, size, fold, **reading) for name in names])
     if across is not None:
         images = apart(images, across)
@@ -110,6 +115,21 @@ def assert_nobody_twice(cards: Sequence[Card]) -> None:
                 f"the images of {card.name} are also in {whole}, so a mix of both may be tested on what it was trained "
                 "on: leave one of them out, or say across=0.5, the likeness above which two images stay in one split."
             )
+
+
+def assert_none_in_another(modules: Sequence[ModuleType], root: Path) -> None:
+    """Raise ValueError when a dataset that takes every image below the root would take those of another one too."""
+    for whole in modules:
+        for other in modules if whole.CARD.folder == "" else ():
+            if other is whole or other.CARD.folder is None:
+                continue
+            archive = located(root, other.CARD, other)
+            if not archive.zipped:
+                raise ValueError(
+                    f"{whole.CARD.name} takes every image below {root}, those of {other.CARD.name} in "
+                    f"{archive.where()} too, so each of them would be there twice, with a split of its own each time; "
+                    "load the two apart."
+                )
 
 
 def joined(members: Sequence[Images]) -> Images:
@@ -184,7 +204,7 @@ def card_of(name: str, cards: Sequence[Card], shared: bool) -> Card:
         citation=each("citation"),
         how_to_get=each("how_to_get"),
         defects=tuple(f"{card.name}: {defect}" for card in cards for defect in card.defects),
-        tested_on=each("tested_on"),
+        tested_on=each("tested"),
         alike=max(card.alike for card in cards),
     )
 

@@ -70,8 +70,8 @@ class Opened(Protocol):
 def read(archive: Archive, file: str, frame: int | None = None, colours: bool = True) -> Raw:
     """One file of an archive, or one frame of a video, a volume or a file of many pages.
 
-    PNG, JPEG, BMP, GIF, TIFF and PGM, 8 and 16 bits, transparency on black; DICOM, rescaled, its padding black; AVI,
-    MP4, MPEG and Matroska; NIfTI and MetaImage. Frames asked for in ascending order are decoded once.
+    PNG, JPEG, BMP, GIF, TIFF, PGM and WebP, 8 and 16 bits, transparency on black; DICOM, rescaled, its padding black;
+    AVI, MP4, MPEG and Matroska; NIfTI and MetaImage. Frames asked for in ascending order are decoded once.
 
     frame: 0, 1, ...; None or -1 for a file that is one picture (of a GIF or TIFF: the first page).
     colours: False gives a palette's numbers instead of its colours, for masks whose numbers mean something.
@@ -102,7 +102,8 @@ def grey(
     """What was read as grey values, uint8 or uint16 (`bits` 8 or 16), black 0 and white 255 or 65,535.
 
     window: what becomes black and what white: a name of `WINDOWS`, two numbers, or None for what the file says; a file
-        that says nothing: the range of its type for 8- and 16-bit integers, of its values for everything else.
+        that says nothing: the range of its type for 8- and 16-bit integers, for everything else that of its values, in
+        a volume of all slices.
     channels: 1 gives (H, W), colour weighted as ITU-R 601 has it; 3 gives (3, H, W), grey repeated.
     Raises ValueError when a window of Hounsfield units meets a file that holds something else.
     """
@@ -164,6 +165,7 @@ MAGIC = {
     b"P3": "PGM",
     b"P5": "PGM",
     b"P6": "PGM",
+    b"RIFF": "WEBP",  # if it is no film: see `CONTAINERS`
 }
 CONTAINERS = {  # of videos; FFmpeg's names
     b"RIFFAVI ": "avi",
@@ -182,9 +184,11 @@ def understood(archive: Archive, file: str) -> Opened:
     data = archive.read(file)
     with named(where):
         format = next((MAGIC[magic] for magic in MAGIC if data.startswith(magic)), None)
+        if format == "WEBP" and data[8:12] != b"WEBP":
+            format = None
         # A DICOM file may begin as any other, in its preamble of 128 bytes.
         opened = Picture(data, format) if format and data[128:132] != b"DICM" else film(archive, file, data)
-    if format in (None, "GIF", "TIFF"):
+    if format in (None, "GIF", "TIFF", "WEBP"):
         LAST.where, LAST.version, LAST.opened = where, archive.version(file), opened
     return opened
 
@@ -208,15 +212,23 @@ def film(archive: Archive, file: str, data: bytes) -> Opened:
     if volume.known(data):
         return volume.Volume(archive, file, data)
     raise ValueError(
-        f"it begins with {data[:8]!r} and is no PNG, JPEG, BMP, GIF, TIFF, PGM, DICOM, AVI, MP4, MPEG, Matroska, NIfTI "
-        "or MetaImage"
+        f"it begins with {data[:8]!r} and is no PNG, JPEG, BMP, GIF, TIFF, PGM, WebP, DICOM, AVI, MP4, MPEG, Matroska, "
+        "NIfTI or MetaImage"
     )
 
 
 @cache
 def plugins() -> dict:
     """Pillow's readers. Asked directly, since `Image.open` warns of bombs through the warnings of the whole process."""
-    from PIL import BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin
+    from PIL import (
+        BmpImagePlugin,
+        GifImagePlugin,
+        JpegImagePlugin,
+        PngImagePlugin,
+        PpmImagePlugin,
+        TiffImagePlugin,
+        WebPImagePlugin,
+    )
 
     return {
         "PNG": PngImagePlugin.PngImageFile,
@@ -225,6 +237,7 @@ def plugins() -> dict:
         "GIF": GifImagePlugin.GifImageFile,
         "TIFF": TiffImagePlugin.TiffImageFile,
         "PGM": PpmImagePlugin.PpmImageFile,
+        "WEBP": WebPImagePlugin.WebPImageFile,
     }
 
 

@@ -1,4 +1,9 @@
-"""Privacy: who a patient is stays outside. Identities become salted hashes before anything is kept or shown."""
+"""Privacy: who a patient is stays outside. Identities become salted hashes before anything is kept or shown.
+
+That is for your own images (`sources.folder`). A published dataset names its patients by pseudonyms that are public,
+and they are kept, since the official tables and everybody else's splits go by them; of its headers nothing else about
+the person is read.
+"""
 
 from __future__ import annotations
 

@@ -12,10 +12,11 @@ HOW = ("stretch", "pad", "crop_to_body")
 MARGIN = 1.5  # side of the square around a lesion, in longer sides of the lesion
 SMALLEST = 32  # pixels of the file: a smaller square would show nothing but interpolation
 TYPICAL = {
-    "ultrasound": (0.23, 0.31, 0.37, 0.43, 0.49, 0.54, 0.62, 0.70, 0.81, 1.00),
-    "mammography": (0.03, 0.06, 0.08, 0.09, 0.11, 0.13, 0.15, 0.18, 0.23, 0.33),
+    ("ultrasound", "breast"): (0.23, 0.31, 0.37, 0.43, 0.49, 0.54, 0.62, 0.70, 0.81, 1.00),
+    ("mammography", "breast"): (0.03, 0.06, 0.08, 0.09, 0.11, 0.13, 0.15, 0.18, 0.23, 0.33),
 }
-"""How large the square around a lesion is, as `share` measures it: deciles of all lesions of BUS-BRA and mini-MIAS."""
+"""Modality and organ -> how large the square around a lesion is, as `share` measures it: deciles of all lesions of
+BUS-BRA and of mini-MIAS."""
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower
 
@@ -27,7 +28,7 @@ def resized(
     how: str = "stretch",
     around: str | None = None,
     name: str = "",
-    shares: Sequence[float] = TYPICAL["ultrasound"],
+    shares: Sequence[float] = TYPICAL["ultrasound", "breast"],
 ) -> tuple[np.ndarray, np.ndarray, dict]:
     """An image and its mask as squares of `size` pixels, and what became of the lesion.
 

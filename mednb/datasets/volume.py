@@ -8,6 +8,8 @@ import zlib
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mednb.datasets.pixels import Raw, sized, there
 
 if TYPE_CHECKING:
@@ -29,7 +31,11 @@ def nifti(data: bytes) -> bool:
 
 
 class Volume:
-    """The slices of a volume along its last axis, as they are stored; a 2-D file is one slice."""
+    """The slices of a volume along its last axis, as they are stored; a 2-D file is one slice.
+
+    Of numbers that are not of 8 or 16 bits without sign, the volume's lowest is black and its highest white, so that a
+    grey means the same in all slices.
+    """
 
     alone = False
 
@@ -52,14 +58,17 @@ class Volume:
             if data[344:348] == b"n+1\0" and len(data) < math.prod(size) * int(reader.GetMetaData("bitpix")) // 8:
                 raise ValueError("it is cut short")
             values = SimpleITK.GetArrayFromImage(reader.Execute())
-        self.values = values if len(size) == 3 else values[None]
+        self.values, self.window = values if len(size) == 3 else values[None], None
+        if values.dtype not in (np.uint8, np.uint16):
+            finite = values if values.dtype.kind in "ui" else values[np.isfinite(values)]
+            self.window = (float(finite.min()), float(finite.max())) if finite.size else None
 
     def frames(self) -> int:
         return len(self.values)
 
     def read(self, frame: int, colours: bool) -> Raw:
         there(frame, self.frames())
-        return Raw(self.values[frame])
+        return Raw(self.values[frame], self.window)
 
 
 def beside(archive: Archive, file: str, data: bytes) -> list[str]:

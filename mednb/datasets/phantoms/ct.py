@@ -6,8 +6,8 @@ heart, aorta, windpipe and liver. Each patient has eight slices at even distance
 in one lung, and three of their slices lie on it. A slice's label is what it shows, so most are normal.
 
 Malignant nodules tend to be spiculated with a halo of ground glass, benign ones smooth and calcified inside. Noise is
-that of the reconstruction: blurred by the kernel, its strength the scanner's. Every factor is a column; nothing
-clinical follows from phantoms.
+that of the reconstruction: blurred by the kernel, its strength the scanner's. What is a column, `phantoms` says; a
+slice shows both sides, so that of the nodule is `lung`. Nothing clinical follows from phantoms.
 
 Words: MacMahon et al., Fleischner Society guidelines for pulmonary nodules, Radiology 284 (2017) 228.
 """
@@ -52,7 +52,7 @@ def stored(size: int, limit: int | None) -> store.Store:
 
 
 def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """n phantoms: a table with every factor, pixels (n, size, size) uint8, masks (n, size, size) bool."""
+    """n phantoms: their table, pixels (n, size, size) uint8, masks (n, size, size) bool."""
     return anatomy.whole(drawn(n, size, seed))
 
 

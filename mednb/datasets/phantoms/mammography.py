@@ -8,8 +8,8 @@ thickness at the skin line is evened out. The right breast is the left one's mir
 
 The patient's lesion (the one that ultrasound shows) lies in one breast, as a mass of little more than the density of
 gland: malignant ones spiculated and indistinct, often with a cluster of fine calcifications; benign ones smooth, with
-few coarse ones or none. The other breast is normal, and its images are labelled so. Dense tissue hides masses. Every
-factor is a column; nothing clinical follows from phantoms.
+few coarse ones or none. The other breast is normal, and its images are labelled so. Dense tissue hides masses. What is
+a column, `phantoms` says: of calcifications whether the lesion has its own. Nothing clinical follows from phantoms.
 
 Attenuation at 20 keV: P. C. Johns, M. J. Yaffe, X-ray characterisation of normal and neoplastic breast tissues, Phys.
 Med. Biol. 32 (1987) 675.
@@ -56,7 +56,7 @@ def stored(size: int, limit: int | None) -> store.Store:
 
 
 def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """n phantoms: a table with every factor, pixels (n, size, size) uint8, masks (n, size, size) bool."""
+    """n phantoms: their table, pixels (n, size, size) uint8, masks (n, size, size) bool."""
     return anatomy.whole(drawn(n, size, seed))
 
 

@@ -9,8 +9,8 @@ log-compressed.
 Benign lesions tend to be parallel to the skin and even inside, with enhancement behind them; malignant ones taller than
 wide, uneven and darker, with a shadow. What says nothing about the class (gain, depth gain, tissue, contact, scanner)
 varies more than the signs do. So a classifier of raw pixels stays weak, and there is something for an encoder to
-learn. Every factor is a column of the table, so that one can ask what an encoder knows. Nothing clinical follows from
-phantoms.
+learn. All of these are columns of the table (see `phantoms`), so that one can ask what an encoder knows. Nothing
+clinical follows from phantoms.
 
 Speckle: R. F. Wagner et al., Statistics of speckle in ultrasound B-scans, IEEE Trans. Sonics Ultrason. 30 (1983) 156.
 """
@@ -75,7 +75,7 @@ def stored(size: int, limit: int | None) -> store.Store:
 
 
 def draw(n: int, size: int = 64, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """n phantoms: a table with every factor, pixels (n, size, size) uint8, masks (n, size, size) bool."""
+    """n phantoms: their table, pixels (n, size, size) uint8, masks (n, size, size) bool."""
     return anatomy.whole(drawn(n, size, seed))
 
 

@@ -51,7 +51,7 @@ def index(archive: Archive) -> pd.DataFrame:
         raise ValueError(f"{archive.where('BUSBRA/5-fold-cv.csv')} and bus_data.csv do not both have {differ[0]}")
     images = "BUSBRA/Images/" + table["ID"] + ".png"
     masks = "BUSBRA/Masks/mask_" + table["ID"].str.removeprefix("bus_") + ".png"
-    archive.exactly([*images, *masks], r"BUSBRA/(Images|Masks)/.*", "bus_data.csv")
+    archive.exactly([*images, *masks], r"BUSBRA/(Images|Masks)/.*\.png", "bus_data.csv")
     return pd.DataFrame(
         {
             "image_id": images,

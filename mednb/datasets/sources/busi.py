@@ -51,19 +51,22 @@ NAME = re.compile(r"(?P<label>\w+) \((?P<number>\d+)\)(?P<mask>_mask(_\d+)?)?\.p
 def index(archive: Archive) -> pd.DataFrame:
     """What lies in Dataset_BUSI_with_GT, one row per image, by name only: columns image_id, label, masks.
 
-    Raises FileNotFoundError for a class without images and ValueError for a file whose name does not fit.
+    Raises FileNotFoundError for a class without images, a mask without image or a lesion without mask, and ValueError
+    for a file whose name does not fit: it names all of them.
     """
-    rows = {}
+    rows, faults = {}, []
     for label in CARD.classes:
         files = [match[1] for match in archive.matching(rf"{FOLDER}/{label}/([^/]*\.png)")]
         if not files:
             where = archive.where(f"{FOLDER}/{label}")
-            raise FileNotFoundError(f"{where} holds no images; there should be '{label} (1).png' and so on.")
-        named = [(NAME.fullmatch(file), file) for file in files]
-        for match, file in named:
-            if not match or match["label"] != label:
-                where = archive.where(f"{FOLDER}/{label}/{file}")
-                raise ValueError(f"{where}: the name should be '{label} (1).png' or '{label} (1)_mask.png'.")
+            faults.append(FileNotFoundError(f"{where} holds no images; there should be '{label} (1).png' and so on"))
+        named = []
+        for file in files:
+            if (match := NAME.fullmatch(file)) and match["label"] == label:
+                named.append((match, file))
+            else:
+                where, right = archive.where(f"{FOLDER}/{label}/{file}"), f"'{label} (1).png' or '{label} (1)_mask.png'"
+                faults.append(ValueError(f"{where}: the name should be {right}"))
         for match, file in sorted(named, key=lambda pair: (int(pair[0]["number"]), pair[0]["mask"] or "")):
             image_id = f"{FOLDER}/{label}/{label} ({match['number']}).png"
             if not match["mask"]:
@@ -72,9 +75,10 @@ def index(archive: Archive) -> pd.DataFrame:
                 rows[image_id]["masks"].append(f"{FOLDER}/{label}/{file}")
             else:
                 where, image = archive.where(f"{FOLDER}/{label}/{file}"), f"{label} ({match['number']}).png"
-                raise FileNotFoundError(f"{where} is a mask without its image '{image}'.")
+                faults.append(FileNotFoundError(f"{where} is a mask without its image '{image}'"))
     for image_id, row in rows.items():
         if row["label"] != "normal" and not row["masks"]:
             mask = image_id.rsplit("/", 1)[1].replace(".png", "_mask.png")
-            raise FileNotFoundError(f"{archive.where(image_id)} has no mask '{mask}'.")
+            faults.append(FileNotFoundError(f"{archive.where(image_id)} has no mask '{mask}'"))
+    archive.faulty(faults)
     return pd.DataFrame(list(rows.values()))

@@ -20,7 +20,8 @@ CARD = Card(
     classes=("benign", "malignant"),
     counts={},
     n_images=3103,
-    patients="1,566 by TCIA, which counts those of masses and of calcifications apart; column patient_id of the tables",
+    patients="1,566 by TCIA, which counts those of masses and of calcifications apart; column patient_id of the "
+    "tables, the published pseudonyms",
     n_masks=3568,
     masks="one file per abnormality; none where only the full mammograms were downloaded",
     licence="CC BY 3.0",

@@ -29,7 +29,6 @@ CARD = Card(
         "Cut out of PDFs: JPEG artefacts, arrows, letters, all sizes from 148 x 61 pixels on, unknown windows.",
         "Published by others than those of class non_covid: the source of a picture may give its label away.",
         "The column names of the two tables of patients are those that public loaders read, not seen in the files.",
-        "The threshold of near-duplicates was not chosen on these pictures.",
     ),
 )
 

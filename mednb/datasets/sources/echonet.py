@@ -27,6 +27,7 @@ CARD = Card(
     "Nature 580 (2020) 252-256, doi:10.1038/s41586-020-2145-8",
     how_to_get="sign the agreement at echonet.github.io/dynamic, and unpack the zip so that there are "
     "<root>/EchoNet-Dynamic/FileList.csv, VolumeTracings.csv and Videos/, or put it at <root>/EchoNet-Dynamic.zip",
+    alike=0.9,  # hearts lie in one place
     defects=(
         "Only traced frames are listed: videos without tracings are left out, as the authors do, and so is a tracing "
         "of a video that is not in FileList.csv or of a frame beyond its NumberOfFrames.",

@@ -17,14 +17,15 @@ from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
-FILMS = (".tif", ".tiff", ".gif", ".nii", ".nii.gz", ".mha", ".mhd", ".avi", ".mp4", ".mkv")  # of one frame or many
+FILMS = (".tif", ".tiff", ".gif", ".webp", ".nii", ".nii.gz", ".mha", ".mhd")  # of one frame or many
+FILMS += (".avi", ".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".mkv")
 OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf", ".raw", ".zraw", ".zip", ".gz")
 SPLITS = ("train", "val", "test", "")
 UNKNOWN = "unlabelled"
 AS_TEXT = {"dtype": str, "keep_default_na": False}  # how a table is read: "None" and "NA" may be labels
 TAKEN = ("image_id", "masks", "official", "official_fold", "file", "frame", "video", "position")  # columns of an index
 TAKEN += ("source", "group", "fold", "near_duplicate", "width", "height", "burned_in")  # and of what it becomes
-TAKEN += ("lesions", "lesion_area", "lesion_pixels")
+TAKEN += ("lesions", "lesion_area", "lesion_pixels", "highest")
 
 
 class Folder:
@@ -210,7 +211,7 @@ class Folder:
                     patient = patient or said["PatientID"].strip() or None
                     n = int(dicom.header(archive, file, "NumberOfFrames")["NumberOfFrames"] or 1)
                 names = privacy.names_of(said)
-            elif suffix(file) in FILMS:
+            elif suffix(file) not in PICTURES:  # a table may name any file
                 n = pixels.frames(archive, file)
         except (OSError, ValueError):
             n = 1  # a broken file is one image, which says so when it is read

@@ -25,10 +25,7 @@ CARD = Card(
     how_to_get="download it from Kaggle (felipekitamura/head-ct-hemorrhage) and unpack it so that there are "
     "<root>/Head-CT/labels.csv and <root>/Head-CT/head_ct/head_ct/000.png",
     alike=0.9,
-    defects=(
-        "8-bit pictures of unknown windows and many sizes, some with words in them: no Hounsfield units.",
-        "The threshold of near-duplicates was not chosen on these pictures.",
-    ),
+    defects=("8-bit pictures of unknown windows and many sizes, some with words in them: no Hounsfield units.",),
 )
 
 LOOKS_LIKE = "head_ct/"

@@ -27,7 +27,7 @@ CARD = Card(
 
 LOOKS_LIKE = ""
 
-FILE = r"(?i)([^/]+)/(.+)\.(?:png|jpg|jpeg|ppm|pgm|bmp|tif|tiff)"
+FILE = r"(?i)([^/]+)/(.+)\.(?:png|jpg|jpeg|ppm|pgm|bmp|tif|tiff|webp)"
 OFFICIAL = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 card_of = CARD.counted

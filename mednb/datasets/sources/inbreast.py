@@ -19,7 +19,7 @@ CARD = Card(
     task="normal (BI-RADS 1), benign (2 and 3) or suspicious (4 to 6); outlines of everything seen",
     classes=("normal", "benign", "suspicious"),
     counts={"normal": 67, "benign": 243, "suspicious": 100},
-    patients="115 cases by the paper; the files' names carry a hash of the patient, so who came twice is one",
+    patients="115 cases by the paper; the files' names carry a published hash of the patient, so who came twice is one",
     masks="outlines of masses, calcifications, clusters, distortions, asymmetries and spiculated regions, all united; "
     "a single calcification is a dot",
     licence="on request from the authors; which one is unclear",

@@ -21,7 +21,7 @@ CARD = Card(
     counts={},
     n_images=243958,
     n_patients=1010,
-    patients="1,010 (eight of them with two volumes), the folders of the download",
+    patients="1,010 (eight of them with two volumes), the folders of the download, whose published pseudonyms are kept",
     masks="what at least one of up to four radiologists outlined as a nodule of 3 mm or more, united. They drew on the "
     "pixels just outside",
     licence="CC BY 3.0",

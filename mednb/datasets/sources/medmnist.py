@@ -89,8 +89,7 @@ class Set:
             alike=0.99,
             part_of=part_of,
             defects=(
-                "Images of one organ look alike on purpose, so only those that are all but the same are grouped; the "
-                "threshold was not chosen on these pictures.",
+                "Images of one organ look alike on purpose, so only those that are all but the same are grouped.",
                 "Taken is the smallest file that is at least as large as the size asked for, else the largest there.",
                 *(f"Its images are those of {whole}: train on one, and the other one is no test." for whole in part_of),
             ),

@@ -30,10 +30,7 @@ CARD = Card(
     how_to_get="`mednb data get stl10`, or stl10_binary.tar.gz from https://cs.stanford.edu/~acoates/stl10/ unpacked "
     "so that there is <root>/STL-10/stl10_binary/train_X.bin",
     alike=0.9,
-    defects=(
-        "The unlabelled images hold other animals and vehicles too.",
-        "The threshold of near-duplicates was not chosen on these pictures.",
-    ),
+    defects=("The unlabelled images hold other animals and vehicles too.",),
 )
 
 LOOKS_LIKE = "stl10_binary/train_X.bin"

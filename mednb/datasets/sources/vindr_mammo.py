@@ -17,7 +17,8 @@ CARD = Card(
     classes=("normal", "benign", "suspicious"),
     counts={"normal": 13406, "benign": 5606, "suspicious": 988},
     n_patients=5000,
-    patients="5,000 examinations of four views each; whether a woman came twice is not told",
+    patients="5,000 examinations of four views each, by their published pseudonyms; whether a woman came twice is not "
+    "told",
     n_masks=2254,
     masks="boxes around findings, filled: they hold healthy tissue too. Benign findings are not marked",
     licence="PhysioNet Restricted Health Data License 1.5.0: no redistribution",
@@ -56,14 +57,7 @@ def index(archive: Archive) -> pd.DataFrame:
             odd = values[~values.isin(list(allowed))].iloc[0]
             raise ValueError(f"{archive.where(LOOKS_LIKE)} has {column} {odd!r}; known are {', '.join(allowed)}.")
     files = "images/" + table["study_id"] + "/" + table["image_id"] + ".dicom"
-    missing = [file for file in files if file not in archive]
-    if missing:
-        raise FileNotFoundError(f"{archive.where(missing[0])} and {len(missing) - 1} more are missing; download them.")
-    listed = set(files)
-    for match in archive.matching(r"images/.*\.dicom"):
-        if match[0] not in listed:
-            raise ValueError(f"{archive.where(match[0])} has no row in {LOOKS_LIKE}.")
-
+    archive.exactly(files, r"images/.*\.dicom", LOOKS_LIKE)
     found = archive.csv("finding_annotations.csv", ("image_id", "finding_categories", *BOX), dtype=IDS)
     found = found.dropna(subset=list(BOX))  # the other rows say that nothing was found
     boxes = {
