@@ -273,8 +273,9 @@ def reason(claim: Claim, rows: pd.DataFrame, k: int) -> str:
 def further(rows: pd.DataFrame, k: int) -> str:
     """How much more evidence would decide, and how: it brings as many intervals as it takes off what they reach over.
 
-    rows: all comparisons, of which k have to hold: the `side` that each leans to, its seeds, patients and
-    `times_as_much`. The width of an interval falls with the root of the evidence; the effects are taken to stay.
+    rows: all comparisons, of which k have to hold: the `side` that each leans to, its seeds, patients, the `share` of
+    the dataset that these are, and `times_as_much`. The width of an interval falls with the root of the evidence; the
+    effects are taken to stay.
     """
     ways = []
     for side, needed in (("supported", k), ("contradicted", len(rows) - k + 1)):
@@ -291,10 +292,16 @@ def further(rows: pd.DataFrame, k: int) -> str:
             f"Of more seeds and patients it would take more than {HOPELESS} times as many: the effect is too near "
             f"to what was asked for.{alone}"
         )
-    needed = f"{math.ceil(seeds * times)} and {math.ceil(patients * times):,} instead of {seeds} and {patients:,}"
+    further_patients = f"{math.ceil(patients * times):,}"
+    needed = f"{math.ceil(seeds * times)} and {further_patients} instead of {seeds} and {patients:,}"
+    beyond = ""
+    if times * those["share"].max() > 1:
+        needed = f"{further_patients} patients instead of {patients:,}"
+        tested = "All five folds are tested already" if those["share"].max() == 1 else "Its five folds hold fewer"
+        beyond = f" {tested}: it takes another dataset, or a larger one."
     return (
         f"If the effects stay as they are, about {number(times)} times as many seeds and test patients ({needed}) "
-        f"would have it {side}.{alone}"
+        f"would have it {side}.{beyond}{alone}"
     )
 
 
@@ -351,15 +358,17 @@ def table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
 def write(out: str | Path, verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Write `out/claims.csv` (a row for each comparison), claims.md and claims.tex (a line for each claim).
 
-    A study without claims has none of them. Returns for people: id, verdict, claim, why.
+    A study without claims has none of them. Returns for people: id, verdict, claim, why, would_decide.
     """
     verdicts = list(verdicts)
     shown = pd.DataFrame(
-        [{"id": v.claim.id, "verdict": v.word, "claim": v.claim.sentence, "why": v.why} for v in verdicts],
-        columns=["id", "verdict", "claim", "why"],
+        [[v.claim.id, v.word, v.claim.sentence, v.why, v.decides] for v in verdicts],
+        columns=["id", "verdict", "claim", "why", "would_decide"],
     )
     texts = {"claims.csv": table(verdicts).to_csv(index=False, lineterminator="\n"), "claims.md": markdown(shown)}
-    texts["claims.tex"] = shown.to_latex(index=False, escape=True, column_format="llp{6cm}p{6cm}")  # sentences wrap
+    texts["claims.tex"] = shown.to_latex(
+        index=False, escape=True, column_format="llp{5cm}p{5cm}p{4cm}"
+    )  # sentences wrap
     for name, text in texts.items():
         if not verdicts:
             (Path(out) / name).unlink(missing_ok=True)  # an older one would belong to an older study

@@ -22,27 +22,28 @@ import pandas as pd
 if TYPE_CHECKING:
     from mednb.datasets import Images
 
-COLUMNS = ["time", "who", "study", "run", "dataset", "fold", "split_hash", "task", "code", "values"]
+COLUMNS = ["time", "who", "study", "run", "dataset", "fold", "split_hash", "task", "code", "question", "values"]
 
 
 def record(out: str | Path, images: Images, tasks: list[str], study: str, run: str, values: Mapping) -> list[dict]:
     """Write down, before it is done, that the run in the folder `out` reads the test split of `images` for `tasks`.
 
     values: all that was chosen for this run: its parameters, and which encoder (`results.origin`). A hash of them, and
-        of how many images were read how, is kept: by it `read` tells whether the same run has looked before with other
-        values.
+        of how many images were read how, is kept, and one of those that rows name (`results.RUN`), the question: by
+        these `read` tells whether the same was asked before with other values, whatever the run was called.
 
     Returns the lines that were added to `ledger.jsonl` beside `out`.
     """
     from filelock import FileLock
 
-    from mednb.results import code_hash
+    from mednb.results import RUN, code_hash
 
-    chosen = {**values, "fingerprint": images.fingerprint, "n_images": len(images)}
-    text = json.dumps(chosen, sort_keys=True, default=str)
+    chosen = {name: value for name, value in values.items() if name != "pretrained"}  # a path; `weights` say more
+    chosen |= {"fingerprint": images.fingerprint, "n_images": len(images), "size": images.size}
+    question = {name: chosen.get(name) for name in (*RUN, "options") if name not in ("study", "run")}
     about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "who": who(), "study": study, "run": run}
     about |= {"dataset": images.name, "fold": int(images.table["fold"].iloc[0]), "split_hash": images.split_hash}
-    read = {"code": code_hash(), "values": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    read = {"code": code_hash(), "question": _hash(question), "values": _hash(chosen)}
     lines = [about | {"task": task} | read for task in tasks]
     path = Path(out).parent / "ledger.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,25 +57,34 @@ def record(out: str | Path, images: Images, tasks: list[str], study: str, run: s
 def read(study: str | Path) -> pd.DataFrame:
     """The readings in a study's folder, in their order: `COLUMNS`, and `again`.
 
-    again: the run had read the same test split for the same task before, with other values. A number that it reports
-    may have been chosen after test was seen. A rerun with the same values, after an interruption say, is none.
+    again: the same test split had been read for the same task before, by a run of this name or for the same question,
+    with other values or by other code. A number that it reports may have been chosen after test was seen. A rerun with
+    the same values, after an interruption say, is none, under whatever name.
     Empty when nothing was read. Raises ValueError that names the line when the file is damaged.
     """
     path = Path(study) / "ledger.jsonl"
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
         try:
-            rows.append({name: json.loads(line)[name] for name in COLUMNS})
+            said = json.loads(line)
+            rows.append({name: ({"question": said["run"]} | said)[name] for name in COLUMNS})  # older lines have none
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}, is no reading of a test split ({error})") from error
     readings = pd.DataFrame(rows, columns=COLUMNS)
-    question = readings.groupby(["run", "task", "split_hash"])["values"]
-    return readings.assign(again=question.transform(others_before).astype(bool))
+    how = readings["values"] + readings["code"]
+    asked = [[readings[of], readings["task"], readings["split_hash"]] for of in ("run", "question")]
+    by_name, by_question = (how.groupby(of).transform(others_before).astype(bool) for of in asked)
+    return readings.assign(again=by_name | by_question)
 
 
 def others_before(values: pd.Series) -> pd.Series:
     """For each of some values in their order, whether another one stands before it."""
     return values.ne(values.shift()).cumsum().gt(1)
+
+
+def _hash(values: Mapping) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def who() -> str:

@@ -3,6 +3,9 @@
 Every score takes labels (N,) int, probabilities (N, K) and weights (R, N), and gives (R,): once for each row of
 weights. A weight of 2 is the same as the image twice. Scores of several classes are the mean over the classes, one
 against the rest; a class without weight is left out of it. NaN where no class is left.
+
+Of two classes the last one is the positive one, what is looked for: F1, AUPRC and the sensitivity are of this class
+alone, as is usual. AUROC is the same for either, and balanced accuracy always is the mean of both.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray, weights: np
 
 def f1(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean F1 of the classes that occur (harmonic mean of precision and recall), the most probable class answering."""
-    truth, right, answered = _counts(labels, probabilities, weights)
+    truth, right, answered = (of[:, _asked(probabilities)] for of in _counts(labels, probabilities, weights))
     with np.errstate(invalid="ignore"):
         return _mean_of_defined(np.where(truth > 0, 2 * right / (truth + answered), np.nan))
 
@@ -63,7 +66,9 @@ def sensitivity_at_90_specificity(labels: np.ndarray, probabilities: np.ndarray,
 def ece(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, bins: int = 15) -> np.ndarray:
     """Expected calibration error: how far confidence is from accuracy, mean over images in bins of equal width.
 
-    Guo et al., On calibration of modern neural networks (ICML 2017). Confidence is the probability of the answer.
+    Guo et al., On calibration of modern neural networks (ICML 2017). Confidence is the probability of the answer. A
+    classifier that learnt with weighted classes (`classify.linear`, `classify.finetune`) takes each to be as frequent
+    as the others, and this measures that too.
     """
     confidence, right, bin_of = _binned(labels, probabilities, bins)
     in_bin = bin_of[:, None] == np.arange(bins)
@@ -96,11 +101,17 @@ def _counts(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) 
     return weights @ member, weights @ (member & answer), weights @ answer
 
 
+def _asked(probabilities: np.ndarray) -> list[int]:
+    """The classes that a score is the mean of: all, or the positive one of two."""
+    classes = probabilities.shape[1]
+    return [1] if classes == 2 else list(range(classes))
+
+
 def _curves(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each class the weight of its images, and of all others, at each distinct probability, highest first."""
-    for k in range(probabilities.shape[1]):
+    """For each class asked the weight of its images, and of all others, at each distinct probability, highest first."""
+    for k in _asked(probabilities):
         order = np.argsort(-probabilities[:, k], kind="stable")
         groups = np.flatnonzero(np.diff(probabilities[order, k], prepend=np.inf) < 0)
         sorted_weights, of_class = weights[:, order], labels[order] == k

@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from mednb import files, statistics
-from mednb.results import MAIN_METRIC, SETTING, in_order, percent
+from mednb import files
+from mednb.results import MAIN_METRIC, SETTING, in_order, method_of, percent
 
 if TYPE_CHECKING:
     from mednb.statistics import Ranks
@@ -84,8 +84,8 @@ def styles(initialisations: Iterable[str]) -> dict[str, tuple]:
     colours, markers, lines = cycle(OTHERS), cycle(FREE_MARKERS), cycle(FREE_LINES)
     looks, of_method = {}, {}
     for name in in_order(initialisations):
-        before = of_method.setdefault(name.split()[0], [])
-        known = STYLES.get(name.split()[0])
+        before = of_method.setdefault(method_of(name), [])
+        known = STYLES.get(method_of(name))
         if not before:
             looks[name] = known or (next(colours), next(markers), next(lines))
         else:
@@ -579,9 +579,9 @@ def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METR
     """What pretraining adds at a glance: a row for each initialisation, a column for each task and label fraction.
 
     differences: what `statistics.differences` gives. A cell holds the difference in hundredths; it is in bold and
-    framed where it is no chance even among all cells (p below 0.05 by Holm's correction over all of them).
+    framed where it is no chance even among all cells (p_holm below 0.05: they are one family).
     """
-    rows = statistics.holm(_main(differences, "effect_map", metrics).assign(family=0), ["family"])
+    rows = _main(differences, "effect_map", metrics)
     names = in_order(rows["initialisation"])
     columns = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
     largest = max(100 * rows["difference"].abs().max(), 1e-9)
@@ -663,9 +663,9 @@ def critical_difference(ranks: Ranks) -> Figure:
     names = list(ranks.mean.index)
     half, k = -(-len(names) // 2), len(names)
     bars = 0.32 * len(ranks.alike) + 0.3
-    figure = Figure(figsize=(8, 1.3 + 0.25 * (half + bars)), layout="constrained")
+    figure = Figure(figsize=(8, 1.5 + 0.25 * (half + bars)), layout="constrained")
     ax = figure.subplots()
-    ax.set(xlim=(1 - 0.05 * k, k + 0.05 * k), ylim=(bars + half + 0.5, -1.9))
+    ax.set(xlim=(1 - 0.05 * k, max(k, 1 + ranks.critical_difference) + 0.05 * k), ylim=(bars + half + 0.5, -2.6))
     ax.hlines(0, 1, k, color="#222222", linewidth=1.2)
     for rank in range(1, k + 1):
         ax.vlines(rank, -0.18, 0, color="#222222", linewidth=1.2)
@@ -682,8 +682,8 @@ def critical_difference(ranks: Ranks) -> Figure:
         ax.annotate(f"{name} ({ranks.mean[name]:.1f})", (end, y), (-3 if left else 3, 0), **side)
     ax.hlines(-1.5, 1, 1 + ranks.critical_difference, color="#222222", linewidth=1.6)
     ax.vlines([1, 1 + ranks.critical_difference], -1.62, -1.38, color="#222222", linewidth=1.6)
-    said = f"critical difference {ranks.critical_difference:.1f}; {ranks.blocks} rankings, p of all alike {ranks.p:.2g}"
-    ax.text(1 + ranks.critical_difference + 0.02 * k, -1.5, said, va="center", fontsize=9)
+    said = f"critical difference {ranks.critical_difference:.1f}, of {ranks.blocks} seeds and folds"
+    ax.text(1, -1.75, said, va="bottom", fontsize=9)
     ax.set_axis_off()
     return figure
 

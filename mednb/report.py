@@ -20,7 +20,7 @@ import pandas as pd
 from mednb import claims, files, ledger, metrics, plots, results, statistics
 from mednb.claims import Verdict, signed
 from mednb.plots import Figure, NothingToDraw
-from mednb.results import MAIN_METRIC, QUESTION, SETTING, in_order, percent
+from mednb.results import MAIN_METRIC, QUESTION, SETTING, in_order, method_of, percent
 from mednb.study.progress import duration
 
 # What a score is a score of, and what there are few of.
@@ -63,8 +63,9 @@ FIGURES = {
     "effect_map": Kind(
         "What pretraining adds, at a glance",
         "A row for each initialisation, a column for each task and share of the labels; a cell is the difference to "
-        "random initialisation in hundredths. Bold and framed: no chance, even among all that are compared here "
-        "(Holm). Look for rows and columns of one sign, not for the largest number.",
+        "random initialisation in hundredths. Bold and framed: no chance, even among all cells (p_holm below 0.05 in "
+        "differences.csv: Holm's correction over all comparisons of the study in these metrics; any other metric is a "
+        "family of its own). Look for rows and columns of one sign, not for the largest number.",
         "no encoder was tested on the same seed as random initialisation",
     ),
     "effects": Kind(
@@ -85,14 +86,17 @@ FIGURES = {
     ),
     "critical_difference": Kind(
         "Who is ahead over all tasks?",
-        "Mean rank over all tasks, seeds and folds, 1 is best; a bar joins what does not differ (Friedman, Nemenyi). "
-        "Ranks forget how large a difference is, and the tasks share their patients: a summary, no evidence.",
-        "it takes three initialisations that were all tested in two tasks or seeds",
+        "Mean rank over all tasks, seeds and folds, 1 is best; a bar joins what does not differ (Nemenyi). The tasks "
+        "of a seed share encoders and patients, so a seed and fold counts once, however many its tasks. Ranks forget "
+        "how large a difference is: a summary, no evidence. Who learnt from all labels (supervised) is not ranked.",
+        "it takes three initialisations that were all tested on two seeds",
     ),
     "reliability": Kind(
         "Is it right as often as it says?",
         "All labels used. On the diagonal accuracy equals confidence; below it the classifier is too sure of itself. "
-        "A large mark stands for many images: believe it more than a small one.",
+        "A large mark stands for many images: believe it more than a small one. Linear probe and fine-tuning learn "
+        "with weighted classes, as if all were equally frequent: what that moves off the diagonal is in this figure, "
+        "and in the metric ece, too.",
         "no run of classify finished",
     ),
     "strata": Kind(
@@ -155,6 +159,7 @@ def evidence(runs: str | Path) -> Evidence:
     """Draw test patients and seeds anew, and see what the scores in the folder of a study and its claims are worth."""
     drawn = statistics.bootstrap(results.gather(runs, "predictions.parquet"), results.gather(runs, "cases.parquet"))
     parts = statistics.intervals(drawn, strata=True)
+    parts = parts.assign(again=_read_again(parts, runs))
     claimed, stand_ins = claims.of(runs)
     return Evidence(
         drawn=drawn,
@@ -165,6 +170,15 @@ def evidence(runs: str | Path) -> Evidence:
         verdicts=[claims.judge(claim, drawn) for claim in claimed],
         stand_ins=stand_ins,
     )
+
+
+def _read_again(scores: pd.DataFrame, runs: str | Path) -> list[bool]:
+    """Of each score whether test had been read before for one of its seeds; see `ledger.read`."""
+    readings = ledger.read(runs)
+    of = results.finished(runs).merge(readings.loc[readings["again"], ["run", "task"]], on="run")
+    asked = [*SETTING, "initialisation", "task"]
+    marked = set(of[asked].itertuples(index=False, name=None))
+    return [key in marked for key in scores[asked].itertuples(index=False, name=None)]
 
 
 # -------------------- figures that need more than rows
@@ -190,14 +204,14 @@ def maps(runs: str | Path) -> Figure:
 
 
 def critical_difference(drawn: statistics.Bootstrap) -> Figure:
-    """The mean ranks of the initialisations over all tasks, seeds and folds."""
+    """The mean ranks of the initialisations over all tasks, seeds and folds, without `supervised`."""
     try:
         return plots.critical_difference(statistics.critical_difference(drawn))
     except ValueError as error:
         raise NothingToDraw(f"critical_difference: there are no ranks ({error})") from error
 
 
-def reliability(runs: str | Path, bins: int = 10) -> Figure:
+def reliability(runs: str | Path) -> Figure:
     """How often each classifier is right, given how sure it is; all labels used, all seeds together."""
     rows = results.gather(runs, "predictions.parquet")
     if not len(rows):
@@ -207,7 +221,7 @@ def reliability(runs: str | Path, bins: int = 10) -> Figure:
     by = [*SETTING, "task", "initialisation"]
     for key, of in rows.groupby(by):
         probabilities = of.filter(regex=r"^p\d+$").dropna(axis=1, how="all").to_numpy(float)
-        told = metrics.reliability(of["label"].to_numpy(int), probabilities, bins)
+        told = metrics.reliability(of["label"].to_numpy(int), probabilities)
         found.append(told.assign(**dict(zip(by, key, strict=True))))
     return plots.reliability(pd.concat(found, ignore_index=True) if found else pd.DataFrame())
 
@@ -312,12 +326,13 @@ def write(
         answers=answers(scores, rivals(differences)),
         bound=len(rivals(differences)) < len(differences),
         seeds=in_words(finished["seed"].dropna().astype(int)),
-        budget=budget(finished),
+        budget=budget(finished, out),
         tables=tables(scores, differences, main, books),
         more=tables(scores, differences, others, books),
         worth=worth(rivals(of.worth)),
         figures=[asdict(kind) | {"png": _png(out, name)} for name, kind in FIGURES.items()],
         geometry=geometry(results.collect(runs), finished),
+        folds=len(set(finished["fold"])) > 1,
         data=[data(name, finished, points) for name in sorted(set(finished["dataset"].dropna()))],
         readings=read_of_test(readings),
         remarks=results.remarks(runs),
@@ -410,7 +425,7 @@ def verdict(low: float, high: float) -> str:
 
 def rivals(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows without `supervised`, which learnt from all labels: an upper bound, which saves none."""
-    return rows[rows["initialisation"].str.split().str[0] != "supervised"]
+    return rows[rows["initialisation"].map(method_of) != "supervised"]
 
 
 def tally(differences: pd.DataFrame) -> dict[str, int]:
@@ -496,7 +511,7 @@ def tables(
     return found
 
 
-def budget(finished: pd.DataFrame) -> dict:
+def budget(finished: pd.DataFrame, out: str | Path = ".") -> dict:
     """What each initialisation cost: its pretraining runs, images seen, views of each, epochs, batch size, device."""
     runs = finished[finished["stage"] == "pretrain"]
     lines = []
@@ -506,6 +521,7 @@ def budget(finished: pd.DataFrame) -> dict:
             {
                 "name": name,
                 "runs": len(mine),
+                "link": _link(mine["folder"].iloc[0], out),
                 "images_seen": in_words(mine["images_seen"]),
                 "views": in_words(views_of(method) for method in mine["method"]),
                 "epochs": in_words(mine["epochs"]) if name != "none" else "–",
@@ -538,27 +554,35 @@ def geometry(rows: pd.DataFrame, finished: pd.DataFrame) -> dict:
         {"name": name, "cells": [said.get((name, metric), "–") for metric in metrics]}
         for name in in_order(rows["initialisation"])
     ]
-    return {"metrics": metrics, "lines": lines}
+    seeds = set(rows["seed"])
+    return {"metrics": metrics, "lines": lines, "seeds": in_words(seeds), "several": len(seeds) > 1}
 
 
 def data(name: str, finished: pd.DataFrame, points: pd.DataFrame) -> dict:
-    """A dataset's card, and how many images (and patients) of each class are in each split."""
+    """A dataset's card, and how many images (and patients) are in each split of each fold, as its runs say.
+
+    Of a fold that was embedded the classes are counted, too: `points`, what `results.gather` gives for map.parquet.
+    """
     from mednb import datasets
 
-    facts, lines, splits, disjoint = {}, [], [], True
+    facts, lines, splits = {}, [], ("train", "val", "test")
     if name in datasets.DATASETS:
         card = datasets.DATASETS[name].CARD
         facts = {"what": card.title, "modality": f"{card.modality}, {card.organ}", "patients": card.patients}
         facts |= {"licence": card.licence, "citation": card.citation, "beware": " ".join(card.defects)}
-    if len(points) and name in set(points["dataset"]):
-        of = points[points["dataset"] == name]
+    for run in finished[finished["dataset"] == name].drop_duplicates("fold").sort_values("fold").itertuples():
+        said = run.said["data"]
+        counts = [(said.get(f"n_{split}", 0), said.get(f"n_{split}_patients", 0)) for split in splits]
+        lines.append({"label": f"fold {int(run.fold)}", "cells": [f"{n:,} ({patients:,})" for n, patients in counts]})
+    of, disjoint = points[points["dataset"] == name] if len(points) else points, None
+    if len(of):
+        whose = of[["run", "patient", "split"]].drop_duplicates()
+        disjoint = not whose.duplicated(["run", "patient"]).any()
         of = of[of["run"] == of["run"].iloc[0]]
-        disjoint = not of[["patient", "split"]].drop_duplicates()["patient"].duplicated().any()
-        splits = [split for split in ("train", "val", "test") if split in set(of["split"])]
-        for label in [*dict.fromkeys(of["label"]), "all"]:
-            part = of if label == "all" else of[of["label"] == label]
+        for label, part in of.groupby("label", sort=False):
             counts = [part[part["split"] == split] for split in splits]
-            lines.append({"label": label, "cells": [f"{len(one):,} ({one['patient'].nunique():,})" for one in counts]})
+            cells = [f"{len(one):,} ({one['patient'].nunique():,})" for one in counts]
+            lines.append({"label": f"fold {of['fold'].iloc[0]}, {label}", "cells": cells})
     size = in_words(finished.loc[finished["dataset"] == name, "size"].dropna().astype(int))
     facts = {key: fact for key, fact in facts.items() if fact}
     return {"name": name, "size": size, "facts": facts, "splits": splits, "lines": lines, "disjoint": disjoint}

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -132,7 +133,8 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     weights = Path(pretrained) / "encoder.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
-    return {name: said[name] for name in names} | {"pretrained": str(pretrained), "weights": digest}
+    more = {"options": said.get("options") or {}, "pretrained": str(pretrained), "weights": digest}
+    return {name: said[name] for name in names} | more
 
 
 def row(
@@ -257,7 +259,12 @@ def _planned(study: str | Path) -> set[str] | None:
 
 
 def _initialisations(runs: pd.DataFrame) -> list[str]:
-    """Of each run the method, and what else the study varies within it: "simclr same_case on busi, encoder-decoder"."""
+    """Of each run the method, and what else the study varies within it: "simclr same_case on busi, encoder-decoder".
+
+    Whatever is not named here, rows cannot tell apart: `study.plan` refuses a grid that varies it.
+    """
+    options = [said.get("options") or {} for said in runs["said"]]
+    runs = runs.assign(options=[", ".join(f"{name} {of[name]}" for name in sorted(of)) for of in options])
     names = runs["method"].astype("str")
     within = ["stage", "method", *SETTING]
 
@@ -274,8 +281,14 @@ def _initialisations(runs: pd.DataFrame) -> list[str]:
         said = value if column in ("pairs", "views") else f"{column} " + value
         names = names.where(~varies(column), names + " " + said)
     names = names.where(~elsewhere, names + " on " + runs["pretrained_on"].astype("str"))
+    names = names.where(~varies("options"), names + ", " + runs["options"])
     whole = varies("initialise") & (runs["initialise"] != "encoder")
     return names.where(~whole, names + ", " + runs["initialise"].astype("str")).tolist()
+
+
+def method_of(initialisation: str) -> str:
+    """The method with which the name of an initialisation begins."""
+    return re.split("[ ,]", initialisation, maxsplit=1)[0]
 
 
 def in_order(initialisations: Iterable[str]) -> list[str]:
@@ -385,6 +398,8 @@ def _ends_of_grids(runs: pd.DataFrame) -> list[str]:
 
 # -------------------- tables for people
 
+AGAIN = "†: test had been read before for this number, with other values or by other code (ledger.jsonl)."
+
 
 def percent(fraction: float) -> str:
     """A label fraction as people write it: 0.1 -> '10 %'."""
@@ -394,8 +409,9 @@ def percent(fraction: float) -> str:
 def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.DataFrame:
     """Intervals as a table for people: a row per initialisation, a column per task and label fraction, no strata.
 
-    A cell is "mean [low, high]". `metrics`: which metric stands for each task. The settings (dataset, encoder, size)
-    are columns where the study varies them; images_seen always is one. Random initialisation is the first row.
+    A cell is "mean [low, high]", and † where the column `again` of the scores says that test had been read before.
+    `metrics`: which metric stands for each task. The settings (dataset, encoder, size) are columns where the study
+    varies them; images_seen always is one. Random initialisation is the first row.
     """
     shown = scores[(scores["metric"] == scores["task"].map(metrics)) & (scores["stratum"] == "")]
     varied = [name for name in SETTING if len(set(shown[name])) > 1]
@@ -410,19 +426,24 @@ def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.
         group = groups[key]
         line = dict(zip([*varied, "initialisation"], key, strict=True)) | {"images_seen": group["images_seen"].iloc[0]}
         for cell in group.itertuples():
-            line[headings[cell.task, cell.label_fraction]] = f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+            mark = " †" if getattr(cell, "again", False) else ""
+            said = f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]{mark}"
+            line[headings[cell.task, cell.label_fraction]] = said
         rows.append(line)
     return pd.DataFrame(rows, columns=[*varied, "initialisation", "images_seen", *headings.values()]).fillna("–")
 
 
 def write_tables(out: str | Path, scores: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
-    """Write intervals.csv, differences.csv (tidy), and table.csv, table.md and table.tex (for people) into `out`.
+    """Write intervals.csv, strata.csv, differences.csv (tidy), and table.csv, .md and .tex (for people) into `out`.
 
-    scores, compared: from `statistics.intervals` and `statistics.differences`. Returns the table for people.
+    scores, compared: from `statistics.intervals`, with strata or without, and `statistics.differences`. Returns the
+    table for people.
     """
-    shown = table(scores)
-    texts = {"intervals.csv": _csv(scores), "differences.csv": _csv(compared), "table.csv": _csv(shown)}
-    texts |= {"table.md": markdown(shown), "table.tex": shown.to_latex(index=False, escape=True)}
+    shown, whole = table(scores), scores["stratum"] == ""
+    note = f"\n{AGAIN}\n" if shown.astype("str").apply(lambda column: column.str.endswith("†")).any(axis=None) else ""
+    texts = {"intervals.csv": _csv(scores[whole]), "strata.csv": _csv(scores[~whole])}
+    texts |= {"differences.csv": _csv(compared), "table.csv": _csv(shown), "table.md": markdown(shown) + note}
+    texts["table.tex"] = shown.to_latex(index=False, escape=True) + note
     for name, text in texts.items():
         with files.whole(Path(out) / name) as aside:
             aside.write_text(text, encoding="utf-8")

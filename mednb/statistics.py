@@ -16,6 +16,7 @@ import pandas as pd
 
 from mednb.metrics import CLASSIFICATION, LOWER_IS_BETTER, SEGMENTATION, UNBOUNDED
 from mednb.results import MAIN_METRIC, MEASURED, QUESTION, RUN, SETTING, percent
+from mednb.study.values import FOLDS
 
 INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
 UNIT = [name for name in (*RUN, "initialisation", *MEASURED) if name not in ("study", "run", "draw", "split", "value")]
@@ -36,12 +37,14 @@ class Bootstrap:
         mean
     scores: (units, 1 + replicates); column 0 is as measured. In each column all units of a dataset and fold share
         their drawn patients, so that their scores can be subtracted.
+    patients: of each unit the numbers of its patients among those of its dataset and fold
     alike: (dataset, fold) -> the first fold that is tested on the same patients, as all are where a dataset's authors
         have fixed who is tested
     """
 
     units: pd.DataFrame
     scores: np.ndarray
+    patients: Sequence[np.ndarray]
     seed: int = 0
     alike: Mapping[tuple[str, int], int] = field(default_factory=dict)
 
@@ -72,9 +75,9 @@ def bootstrap(
     """Draw the test patients with replacement and measure again, `replicates` times.
 
     predictions, cases: what `results.gather` gives for predictions.parquet and cases.parquet; either may be empty or
-    None. Patients are drawn whole, with all their images. Every seed of a study is tested on the same patients, so one
-    draw serves all seeds, tasks and initialisations (the pigeonhole bootstrap of Owen, Annals of Applied Statistics
-    2007): drawing patients anew for each seed would count them as more patients than they are.
+    None. Patients are drawn whole, with all their images. One draw serves all that is tested on the same patients: the
+    tasks and initialisations of a fold, and its seeds where there are several (the pigeonhole bootstrap of Owen, Annals
+    of Applied Statistics 2007). Drawn anew for each of them they would count as more patients than they are.
 
     strata: the scores of `STRATIFIED` are measured in these parts of the test images too, where they are known: "size"
     (small, medium, large: thirds of the images with a lesion, by its area), "source", "scanner", "class".
@@ -83,7 +86,7 @@ def bootstrap(
     frames = [(_whole(frame), measured) for frame, measured in frames if frame is not None and not frame.empty]
     times, alike = _times([frame for frame, _ in frames], replicates, seed)
     asked = [*(name for name in QUESTION if name not in ("metric", "stratum")), "seed", "fold", "draw"]
-    rows, scores = [], []
+    rows, scores, tested = [], [], []
     for frame, measured in frames:
         measure, parts = measured(frame), _strata(frame, strata)
         image, patient = pd.factorize(frame["image_id"])[0], frame["patient"].astype("str").to_numpy(str)
@@ -93,17 +96,20 @@ def bootstrap(
                 twice = " and ".join(sorted(set(frame["run"].iloc[at])))
                 raise ValueError(f"the same images are tested twice for the same question in {twice}")
             patients, drawn = times[frame["dataset"].iloc[at[0]], frame["fold"].iloc[at[0]]]
-            weights = drawn[:, np.searchsorted(patients, patient[at])]
+            number = np.searchsorted(patients, patient[at])
+            weights = drawn[:, number]
             for stratum, part in {"": slice(None), **_members(parts, at)}.items():
                 for metric, values in measure(at[part], weights[:, part], STRATIFIED if stratum else ()).items():
                     if np.isfinite(values[0]):
-                        found.setdefault((*key, metric, stratum), (at[part], []))[1].append(values)
+                        found.setdefault((*key, metric, stratum), (at[part], number[part], []))[2].append(values)
         about = frame[[name for name in UNIT if name in frame]]
-        for (*_, metric, stratum), (at, of_draws) in found.items():
-            counts = {"n_patients": len(np.unique(patient[at])), "n_images": len(at)}
+        for (*_, metric, stratum), (at, number, of_draws) in found.items():
+            tested.append(np.unique(number))
+            counts = {"n_patients": len(tested[-1]), "n_images": len(at)}
             rows.append(about.iloc[at[0]].to_dict() | {"metric": metric, "stratum": stratum} | counts)
             scores.append(np.mean(of_draws, axis=0))
-    return Bootstrap(pd.DataFrame(rows, columns=UNIT), np.array(scores).reshape(len(rows), 1 + replicates), seed, alike)
+    scores = np.array(scores).reshape(len(rows), 1 + replicates)
+    return Bootstrap(pd.DataFrame(rows, columns=UNIT), scores, tested, seed, alike)
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:
@@ -156,7 +162,7 @@ def _sizes(frame: pd.DataFrame) -> pd.Series | None:
     area = frame.get("lesion_area", frame.get("area"))
     if area is None:
         return None
-    # Every test set holds the same images, so the share of the rows is the share of the images.
+    # Every image of a dataset is tested equally often, unless a run is missing: the share of rows is that of images.
     share = area.where(area > 0).groupby([frame["dataset"], frame["size"]]).rank(method="max", pct=True)
     return pd.cut(share, [0, 1 / 3, 2 / 3, 1], labels=SIZES)
 
@@ -239,12 +245,14 @@ def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: fl
         any of the questions are left out.
 
     Returns effect, low, high, p, seeds_low, seeds_high (the lowest and the highest effect in one seed), n_seeds,
-    n_patients, n_images. The interval is Student's t about the effect. Its variance is that of two crossed samples,
-    seeds and patients: variance of the seeds' effects, plus that of the mean effect when patients are drawn, less what
-    both count, the chance of one seed on one patient (Cameron, Gelbach and Miller, Journal of Business & Economic
-    Statistics 2011; none below zero), its degrees of freedom Satterthwaite's (Biometrics Bulletin 1946). p is
-    two-sided: 1 - p is the level whose interval ends at zero. In simulations the 95 % interval holds the truth in 92 to
-    98 % of all studies of three seeds or more, and in no more than 89 % at worst where there are two.
+    n_patients (of all terms together), share (how many of the dataset's patients these are: all five folds are 1). The
+    interval is Student's t about the effect. Its variance is that of two crossed samples, seeds and patients: variance
+    of the seeds' effects, plus that of the mean effect when patients are drawn, less what both count, the chance of one
+    seed on one patient (Cameron, Gelbach and Miller, Journal of Business & Economic Statistics 2011; none below zero),
+    its degrees of freedom Satterthwaite's (Biometrics Bulletin 1946). Where each seed is tested on patients of its own,
+    this is the larger of the two variances. p is two-sided: 1 - p is the level whose interval ends at zero. In
+    simulations the 95 % interval holds the truth in 92 to 99 % of all studies of three seeds or more, whether on the
+    same patients or on others, and in no more than 89 % at worst where there are two.
 
     Raises ValueError for a term that matches nothing, and when no seed has all that the terms ask for.
     """
@@ -253,18 +261,19 @@ def contrast(drawn: Bootstrap, terms: Sequence[tuple[float, Mapping]], level: fl
     if not tested["n_seeds"]:
         shared = " and ".join(_said(where) for _, where in terms)
         raise ValueError(f"no seed has all that is compared: {shared} have none in common")
-    return tested
+    return tested | {"share": _share_tested(drawn, np.concatenate(at))}
 
 
 def differences(drawn: Bootstrap, to: str = "none", level: float = 0.95, strata: bool = False) -> pd.DataFrame:
     """What each initialisation adds to the initialisation `to`: `contrast` with it, for every question.
 
     Two scores of one seed share their test patients, so the difference is better known than either score. Seeds that
-    only one of the two has are left out; an initialisation without any common seed has no row. The family of `holm` is
-    all comparisons in one metric and stratum.
+    only one of the two has are left out; an initialisation without any common seed has no row. One family of `holm` is
+    all comparisons of the study in the tasks' main metrics, which are what is looked at first; any other metric, and a
+    metric in a stratum, is a family of its own.
 
     strata: also those of the test images. Columns: those of `QUESTION`, then to, difference, low, high, seeds_low,
-    seeds_high, n_seeds, n_patients, p, p_holm.
+    seeds_high, n_seeds, n_patients, p, family, p_holm.
     """
     groups = _groups(drawn.units, strata)
     where, start = dict(groups), QUESTION.index("initialisation")
@@ -275,11 +284,19 @@ def differences(drawn: Bootstrap, to: str = "none", level: float = 0.95, strata:
             tested = _tested(drawn, [1.0, -1.0], [at, other], level)
             if tested["n_seeds"]:
                 rows.append(dict(zip(QUESTION, key, strict=True)) | {"to": to, "difference": tested["effect"]} | tested)
-    return holm(pd.DataFrame(rows, columns=[*QUESTION, "to", "difference", *INTERVAL, "p"]), ["metric", "stratum"])
+    compared = pd.DataFrame(rows, columns=[*QUESTION, "to", "difference", *INTERVAL, "p"])
+    return holm(compared.assign(family=_families(compared)))
 
 
-def holm(compared: pd.DataFrame, family: Sequence[str]) -> pd.DataFrame:
-    """Add `p_holm`: p as it must be read when all rows that share the columns `family` were looked at.
+def _families(compared: pd.DataFrame) -> pd.Series:
+    """Which comparisons are looked at together; see `differences`."""
+    whole = compared["stratum"] == ""
+    named = compared["metric"].where(whole, compared["metric"] + ", " + compared["stratum"])
+    return named.mask(whole & (compared["metric"] == compared["task"].map(MAIN_METRIC)), "main metrics")
+
+
+def holm(compared: pd.DataFrame) -> pd.DataFrame:
+    """Add `p_holm`: p as it must be read when all rows of one `family` were looked at.
 
     The smallest p of m is multiplied by m, the next by m - 1, and so on (Holm, Scandinavian Journal of Statistics
     1979): if nothing differs, any of them is below 0.05 in 5 % of all studies at most. NaN where p is.
@@ -287,7 +304,7 @@ def holm(compared: pd.DataFrame, family: Sequence[str]) -> pd.DataFrame:
     from statsmodels.stats.multitest import multipletests
 
     adjusted = pd.Series(np.nan, index=compared.index, dtype=float)
-    for _, p in compared["p"].dropna().groupby([compared[name] for name in family]):
+    for _, p in compared["p"].dropna().groupby(compared["family"]):
         adjusted[p.index] = multipletests(p, method="holm")[1]
     return compared.assign(p_holm=adjusted)
 
@@ -350,12 +367,20 @@ def _by_seed(drawn: Bootstrap, at: Sequence[np.ndarray]) -> tuple[np.ndarray, di
     seed_of = drawn.units["seed"].to_numpy()[used[np.unique(drawn.block[used], return_index=True)[1]]]
     seeds = np.unique(seed_of)
     folds = (seed_of == seeds[:, None]) / (seed_of == seeds[:, None]).sum(axis=1, keepdims=True)  # (seeds, blocks)
-    counts = {"n_seeds": len(seeds)}
-    for name in ("n_patients", "n_images"):
-        most = np.zeros(drawn.place.max() + 1, int)
-        np.maximum.at(most, drawn.place[used], drawn.units[name].to_numpy()[used])
-        counts[name] = int(most.sum())
-    return folds @ scores, counts
+    places = {place: used[drawn.place[used] == place] for place in np.unique(drawn.place[used])}
+    # Small and large lesions are of different people, a difference on the same people counts them once: all together.
+    n_patients = sum(len(np.unique(np.concatenate([drawn.patients[i] for i in of]))) for of in places.values())
+    return folds @ scores, {"n_seeds": len(seeds), "n_patients": n_patients}
+
+
+def _share_tested(drawn: Bootstrap, at: np.ndarray) -> float:
+    """The share of a dataset's patients that the units `at` are tested on, for the dataset of which it is largest.
+
+    A fold tests a fifth of them; folds that test the same patients are those of authors who have fixed who is tested.
+    """
+    units = drawn.units[["dataset", "fold"]].iloc[at].assign(place=drawn.place[at])
+    counts = units.groupby("dataset").nunique()
+    return float((counts["fold"] / len(FOLDS)).where(counts["fold"] == counts["place"], 1.0).max())
 
 
 def _in_blocks(drawn: Bootstrap, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -443,28 +468,24 @@ def _percentiles(again: np.ndarray, level: float, method: str = "linear") -> tup
 class Ranks:
     """Mean ranks of initialisations, 1 is best, and how far apart two must be to differ (`critical_difference`).
 
-    mean: by initialisation, best first. blocks: how many rankings were averaged. p: of Friedman's test that all are
-    alike. alike: groups of neighbours in rank that do not differ, as lists of names.
+    mean: by initialisation, best first. blocks: how many seeds and folds were ranked. alike: groups of neighbours in
+    rank that do not differ, as lists of names.
     """
 
     mean: pd.Series
     critical_difference: float
-    p: float
     blocks: int
     alike: list[list[str]]
 
 
-def critical_difference(
-    drawn: Bootstrap,
-    metrics: Mapping[str, str] = MAIN_METRIC,
-    blocks: Sequence[str] = (*SETTING, "task", "seed", "fold"),
-    level: float = 0.95,
-) -> Ranks:
-    """Rank the initialisations in every block: Friedman's test, then Nemenyi's (Demsar, JMLR 2006).
+def critical_difference(drawn: Bootstrap, metrics: Mapping[str, str] = MAIN_METRIC, level: float = 0.95) -> Ranks:
+    """Rank the initialisations in every task: how far apart must two mean ranks be (Nemenyi; Demsar, JMLR 2006)?
 
-    A block is one setting, task, seed and fold; its score is the mean over label fractions. Blocks that lack
-    an initialisation are left out. Ranks use the order of the scores only, and the blocks of one dataset share their
-    patients: the figure is a summary of many comparisons, and the intervals of `differences` are the evidence.
+    They are ranked by their mean score over label fractions, in each setting, task, seed and fold that has all of them;
+    `supervised`, which learnt from all labels, is no rival and not ranked. The rankings of one seed and fold share
+    encoders and patients, so they count as one block, and their mean as one rank, which varies less: the distance is
+    rather too large than too small. Seeds that share their test patients tell of further seeds only. Ranks use the
+    order of the scores: the figure is a summary, and the intervals of `differences` are the evidence.
 
     metrics: which metric stands for each task. Raises ValueError for fewer than three initialisations or two blocks.
     """
@@ -472,24 +493,24 @@ def critical_difference(
 
     units = drawn.units
     shown = (units["metric"] == units["task"].map(metrics)) & (units["stratum"] == "")
+    shown &= units["method"] != "supervised"
     better = np.where(units["metric"].isin(LOWER_IS_BETTER), -1, 1)
     scores = units.assign(score=better * drawn.scores[:, 0])[shown]
-    scores = scores.pivot_table("score", list(blocks), "initialisation").dropna()
-    n, k = scores.shape
+    scores = scores.pivot_table("score", [*SETTING, "task", "seed", "fold"], "initialisation").dropna()
+    n, k = scores.groupby(["seed", "fold"]).ngroups, scores.shape[1]
     if k < 3 or n < 2:
         raise ValueError(
-            f"a critical difference needs three initialisations and two blocks that hold all of them, not {k} and {n}"
+            f"a critical difference needs three initialisations and two seeds that have all of them, not {k} and {n}"
         )
     mean = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
     apart = stats.studentized_range.ppf(level, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
-    p = stats.friedmanchisquare(*scores.to_numpy().T).pvalue
     reach = [np.flatnonzero(mean.to_numpy() - start <= apart)[-1] for start in mean]
     alike = [
         mean.index[i : end + 1].tolist()
         for i, end in enumerate(reach)
         if end > i and (i == 0 or end > reach[i - 1])  # not a part of the group before
     ]
-    return Ranks(mean, float(apart), float(p), n, alike)
+    return Ranks(mean, float(apart), n, alike)
 
 
 # -------------------- how many labels pretraining is worth

@@ -81,8 +81,9 @@ def _run(out: Path, stage: str, study: str, method: str, seed: int, of: FakeImag
     out.mkdir(parents=True, exist_ok=True)
     (out / "parameters.json").write_text(json.dumps({"method": method, "seed": seed}))
     (out / "notebook.ipynb").write_text(json.dumps({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
-    splits = of.table["split"].value_counts()
-    data = {"fingerprint": "f" * 16, "split_hash": "5" * 16} | {f"n_{split}": int(n) for split, n in splits.items()}
+    splits = of.table.groupby("split")["patient"]
+    data = {"fingerprint": "f" * 16, "split_hash": "5" * 16} | {f"n_{split}": n for split, n in splits.size().items()}
+    data |= {f"n_{split}_patients": n for split, n in splits.nunique().items()}
     said = {"stage": stage, "study": study, "run": out.name, "dataset": "phantoms", "method": method}
     said |= {"pretrained_on": "" if method == "none" else "phantoms"}
     said |= {"pairs": "same_image", "views": "ultrasound", "encoder": "resnet18", "size": of.pixels.shape[1]}

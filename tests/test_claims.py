@@ -176,7 +176,8 @@ def test_the_best_of_many_has_to_be_clearer_than_one_alone(monkeypatch):
 
     def contrast(drawn, terms, level):
         reach = 0.04 if level <= 0.951 else 0.06
-        return {"effect": 0.05, "low": 0.05 - reach, "high": 0.05 + reach, "p": 0.02, "n_seeds": 3, "n_patients": 50}
+        ends = {"effect": 0.05, "low": 0.05 - reach, "high": 0.05 + reach}
+        return ends | {"p": 0.02, "n_seeds": 3, "n_patients": 50, "share": 0.2}
 
     monkeypatch.setattr(statistics, "contrast", contrast)
     five = {"more": {}, "each": {"more.method": list("abcde")}}
@@ -197,10 +198,9 @@ def test_what_a_study_lacks_is_not_tested_and_says_what(drawn):
     assert (verdict.word, verdict.why) == ("not tested", why)
 
 
-def leaning(*sides_and_times, seeds=3):
-    return pd.DataFrame(
-        [{"side": side, "times": times, "n_seeds": seeds, "n_patients": 100} for side, times in sides_and_times]
-    )
+def leaning(*sides_and_times, seeds=3, share=0.01):
+    tested = {"n_seeds": seeds, "n_patients": 100, "share": share}
+    return pd.DataFrame([{"side": side, "times": times} | tested for side, times in sides_and_times])
 
 
 def test_one_seed_is_said_to_be_too_few():
@@ -223,6 +223,28 @@ def test_what_would_decide_is_as_many_comparisons_of_one_side_as_it_takes(k, sai
     assert said in claims.further(leaning(("contradicted", 2.0), ("supported", 9.0), ("supported", 20.0)), k)
 
 
+@pytest.mark.parametrize(
+    ("share", "needed", "then"),
+    [
+        (0.6, "(4 and 120 instead of 3 and 100)", ""),
+        (
+            1.0,
+            "(120 patients instead of 100)",
+            " All five folds are tested already: it takes another dataset, or a larger",
+        ),
+        (
+            0.9,
+            "(120 patients instead of 100)",
+            " Its five folds hold fewer: it takes another dataset, or a larger one.",
+        ),
+    ],
+)
+def test_more_patients_than_a_dataset_has_are_not_asked_of_it(share, needed, then):
+    said = claims.further(leaning(("supported", 1.2), share=share), 1)
+    assert f"about 1.2 times as many seeds and test patients {needed} would have it supported.{then}" in said
+    assert ("another dataset" in said) == bool(then)
+
+
 def test_comparisons_that_are_missing_may_be_what_would_decide():
     rows = pd.concat([leaning(("supported", 2.0)), pd.DataFrame([{"verdict": "not tested"}])])
     assert claims.further(rows, 2) == "The comparisons that are missing would decide."
@@ -237,6 +259,7 @@ def test_tables_have_a_row_for_each_comparison_and_a_line_for_each_claim(drawn, 
     verdicts = [claims.judge(each, drawn) for each in (both, condition)]
     shown = claims.write(tmp_path, verdicts)
     assert shown["verdict"].tolist() == ["contradicted", "not tested"]
+    assert shown["would_decide"].tolist() == [verdict.decides for verdict in verdicts]
     rows = pd.read_csv(tmp_path / "claims.csv")
     assert rows["id"].tolist() == ["C1", "C1", "C2"]
     assert rows["what"].tolist()[:2] == ["simclr", "byol"]
@@ -244,12 +267,12 @@ def test_tables_have_a_row_for_each_comparison_and_a_line_for_each_claim(drawn, 
     lines = (tmp_path / "claims.md").read_text().splitlines()
     assert len(lines) == 2 + 2
     assert r"A \| B at 5 %." in lines[3]
-    assert r"C2 & not tested & A | B at 5 \%. & A condition. \\" in (tmp_path / "claims.tex").read_text()
+    assert r"C2 & not tested & A | B at 5 \%. & A condition. &  \\" in (tmp_path / "claims.tex").read_text()
 
 
 def test_a_study_without_claims_keeps_no_tables_of_older_ones(tmp_path):
     (tmp_path / "claims.csv").write_text("id\nC1\n")
-    assert list(claims.write(tmp_path, [])) == ["id", "verdict", "claim", "why"]
+    assert list(claims.write(tmp_path, [])) == ["id", "verdict", "claim", "why", "would_decide"]
     assert not list(tmp_path.iterdir())
 
 

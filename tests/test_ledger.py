@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mednb import ledger
+from mednb import ledger, results
 from mednb.datasets import load
 
 
@@ -37,12 +37,37 @@ def test_a_reading_says_who_when_and_which_test_set_was_read(read, images, tmp_p
 def test_a_second_look_with_other_values_is_marked_and_a_rerun_is_not(read, tmp_path):
     read("a", steps=10)
     read("a", steps=10)  # the same again, as after an interruption
-    read("b", steps=20)  # another run
+    read("b", steps=20, method="byol")  # another run
     read("a", ["linear"], steps=20)  # another question
     assert not ledger.read(tmp_path / "study")["again"].any()
     read("a", steps=20)
     read("a", steps=10)  # back to what was first: but now the other answer is known
     assert ledger.read(tmp_path / "study")["again"].tolist() == [False] * 4 + [True] * 2
+
+
+def test_another_name_does_not_hide_a_second_look(read, tmp_path):
+    read("a", steps=10, method="byol", seed=0, pretrained="runs/a")
+    read("renamed", steps=10, method="byol", seed=0, pretrained="runs/b")  # the same values: a rerun
+    read("b", steps=20, method="byol", seed=1)  # another seed, and so another number
+    assert not ledger.read(tmp_path / "study")["again"].any()
+    read("renamed again", steps=20, method="byol", seed=0)
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False] * 3 + [True]
+
+
+def test_a_second_look_by_other_code_is_marked(read, tmp_path, monkeypatch):
+    read("a", steps=10)
+    monkeypatch.setattr(results, "code_hash", lambda: "0" * 16)
+    read("a", steps=10)
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False, True]
+
+
+def test_a_ledger_that_names_no_questions_tells_runs_by_their_names(read, tmp_path):
+    for run, steps in (("a", 10), ("b", 20), ("a", 20)):
+        read(run, steps=steps)
+    path = tmp_path / "study/ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({k: v for k, v in line.items() if k != "question"}) + "\n" for line in lines))
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False, False, True]
 
 
 def test_a_folder_in_which_nothing_was_read_has_an_empty_ledger(tmp_path):

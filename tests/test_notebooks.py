@@ -83,8 +83,9 @@ def test_every_profile_of_a_study_fits_its_notebooks(path):
 
 
 @pytest.mark.parametrize("path", [path for path in STUDIES if "2" in path.stem], ids=lambda path: path.stem)
-def test_at_the_scale_of_its_work_a_study_has_all_that_its_claims_compare(path):
-    plan = read(path, "paper", without_data=True)
+@pytest.mark.parametrize("profile", ["paper", "toy"])
+def test_at_the_scale_of_its_work_and_as_a_toy_a_study_has_all_that_its_claims_compare(path, profile):
+    plan = read(path, profile, without_data=True)
     runs = {name: each for name, each in plan.runs.items() if each.stage != "report"}
     there = {name: set() for name in ("task", "dataset", "size", "method", "pretrained_on", "initialise")}
     for each in runs.values():

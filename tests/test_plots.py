@@ -254,6 +254,7 @@ def test_the_map_of_effects_writes_every_number_and_frames_what_is_no_chance(row
     found = rows["differences"].query("metric in ['auroc', 'dice']").reset_index(drop=True)
     found["p"] = np.where(found.index % 3 == 0, 0.001, 0.5)
     found.loc[1, "p"] = 0.01  # clear alone, and among the few of its own metric, but not among all
+    found = statistics.holm(found)
     figure = plots.effect_map(found)
     (ax,) = figure.axes
     assert ax.images[0].get_array().shape == (2, 4 * 3)
@@ -284,7 +285,7 @@ def test_comparisons_of_claims_are_marked_by_what_they_say():
 
 def test_ranks_stand_on_a_line_and_a_bar_joins_what_does_not_differ():
     mean = pd.Series({"a": 1.2, "b": 1.9, "c": 3.4, "d": 3.5})
-    figure = plots.critical_difference(statistics.Ranks(mean, 1.0, 0.01, 12, [["a", "b"], ["c", "d"]]))
+    figure = plots.critical_difference(statistics.Ranks(mean, 1.0, 12, [["a", "b"], ["c", "d"]]))
     (ax,) = figure.axes
     written = [text.get_text() for text in ax.texts]
     assert [text for text in written if "(" in text] == ["a (1.2)", "b (1.9)", "c (3.4)", "d (3.5)"]

@@ -149,6 +149,10 @@ def test_a_number_that_may_have_been_chosen_on_test_is_marked(tmp_path):
     assert "phantoms 0 linear 3 2 classify-simclr-s1 1 x x" in page.text
     marked = re.findall(r'<a href="([^"]+)">\d</a>†', page.html)
     assert {Path(link).parent.name for link in marked} == {"classify-simclr-s1"}
+    scores = report.evidence(study).scores
+    assert set(scores.loc[scores["again"], ["initialisation", "task"]].itertuples(index=False, name=None)) == {
+        ("simclr", "linear")
+    }
 
 
 def test_less_of_an_error_is_marked_as_better(study):
@@ -166,6 +170,8 @@ def test_supervised_is_an_upper_bound_and_counts_as_no_pretraining(tmp_path):
     assert "it learnt from all labels of the training images, so it is an upper bound" in page.text
     scores, differences = compared(study)
     assert set(report.rivals(differences)["initialisation"]) == {"simclr"}
+    varied = pd.DataFrame({"initialisation": ["supervised on busi", "supervised, lr 0.1", "simclr, lr 0.1"]})
+    assert report.rivals(varied)["initialisation"].tolist() == ["simclr, lr 0.1"]
     assert not any("on supervised" in said["sentence"] for said in report.answers(scores, report.rivals(differences)))
 
 
@@ -194,9 +200,28 @@ def test_the_time_of_runs_is_told_where_they_wrote_it_down(tmp_path):
 
 def test_the_data_are_counted(page):
     counts = IMAGES.table.groupby("split")["patient"].agg(["size", "nunique"])
-    assert f"all {counts.loc['train', 'size']} ({counts.loc['train', 'nunique']})" in page.text
+    assert f"fold 0 {counts.loc['train', 'size']} ({counts.loc['train', 'nunique']})" in page.text
+    assert "fold 0, benign" in page.text
     assert "No patient is in two splits" in page.text
     assert datasets.DATASETS["phantoms"].CARD.licence in page.text
+
+
+def test_the_data_of_every_fold_are_counted_even_where_nothing_was_embedded(tmp_path):
+    study = study_of(tmp_path / "s", stages=("segment",), seeds=(0,), methods=("none",))
+    study_of(study, stages=("segment",), seeds=(1,), methods=("none",), fold=1)
+    text = Page(report.write(study, tmp_path)).text
+    of_split = IMAGES.table.groupby("split")["patient"].agg(["size", "nunique"])
+    counts = " ".join(
+        f"{of_split.loc[split, 'size']} ({of_split.loc[split, 'nunique']})" for split in ("train", "val", "test")
+    )
+    assert f"fold 0 {counts} fold 1 {counts}" in text
+    assert "in two splits" not in text
+
+
+def test_one_embedded_seed_is_no_mean_over_seeds(tmp_path, page):
+    assert "Mean over the seeds 0 and 1 (lowest to highest seed)." in page.text
+    study = study_of(tmp_path / "s", stages=("embed",), seeds=(0,))
+    assert "Of seed 0 only. Alignment" in Page(report.write(study, tmp_path)).text
 
 
 def test_a_patient_in_two_splits_is_shouted(tmp_path):
@@ -355,6 +380,7 @@ def test_reliability_is_of_all_labels(study, monkeypatch):
     assert set(rows["task"]) == {"linear", "finetune"}
     test = (IMAGES.table["split"] == "test").sum()
     assert (rows.groupby(["task", "initialisation"])["n_images"].sum() == 2 * test).all()  # two seeds
+    assert ((rows["high"] - rows["low"]) * 15).round(9).eq(1).all()  # as many bins as ece has
 
 
 def test_ranks_need_three_initialisations(tmp_path, study):

@@ -176,6 +176,17 @@ def test_initialisations_are_told_apart_by_what_varies(tmp_path):
     assert found["d"] == "simclr same_case on busi"
 
 
+def test_options_of_a_method_are_named_where_they_vary(tmp_path):
+    cold, warm = {"options": {"temperature": 0.1}}, {"options": {"temperature": 0.5, "lr": 0.01}}
+    none = {"method": "none", "pretrained_on": ""}
+    found = initialisations(tmp_path / "s", a={}, b=cold, c=warm, d=none | cold, e={"method": "byol"} | warm)
+    wanted = ["simclr", "simclr, temperature 0.1", "simclr, lr 0.01, temperature 0.5", "none", "byol"]
+    assert list(found.values()) == wanted
+    assert [results.method_of(name) for name in wanted] == ["simclr"] * 3 + ["none", "byol"]
+    found = initialisations(tmp_path / "t", a=cold, b=cold | {"pretrained_on": "hc18"})
+    assert set(found.values()) == {"simclr on busi", "simclr on hc18"}
+
+
 def test_more_epochs_of_a_smaller_set_are_no_other_initialisation(tmp_path):
     """With a budget in images the epochs follow from the set; what is tested is where the encoder learnt."""
     found = initialisations(tmp_path / "s", a={"epochs": 40}, b={"pretrained_on": "busbra", "epochs": 20})
@@ -273,7 +284,25 @@ def test_the_table_begins_with_random_initialisation_and_states_the_budget(tmp_p
     assert len({line.count("|") for line in markdown}) == 1
     assert r"10 \%" in (tmp_path / "table.tex").read_text()
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"intervals.csv", "differences.csv", "table.csv", "table.md", "table.tex"}
+    assert names == {"intervals.csv", "strata.csv", "differences.csv", "table.csv", "table.md", "table.tex"}
+
+
+def test_strata_are_a_file_of_their_own(tmp_path):
+    drawn = statistics.bootstrap(None, cases([0.5, 0.6, 0.7]).assign(area=[0.1, 0.2, 0.3]), replicates=20)
+    results.write_tables(tmp_path, statistics.intervals(drawn, strata=True), statistics.differences(drawn))
+    assert pd.read_csv(tmp_path / "intervals.csv")["stratum"].isna().all()
+    assert set(pd.read_csv(tmp_path / "strata.csv")["stratum"]) == {f"size: {name}" for name in statistics.SIZES}
+
+
+def test_a_number_whose_test_was_read_before_is_marked_in_every_table(tmp_path):
+    both = pd.concat([cases([0.5, 0.6]), cases([0.5, 0.7], initialisation="byol", run="b")])
+    scores = statistics.intervals(statistics.bootstrap(None, both, replicates=20))
+    for again, marked in ((False, False), (scores["initialisation"] == "byol", True)):
+        shown = results.write_tables(tmp_path, scores.assign(again=again), pd.DataFrame())
+        assert shown["segment dice, 10 %"].str.endswith(" †").tolist() == [False, marked]
+        for name in ("table.md", "table.tex"):
+            assert (results.AGAIN in (tmp_path / name).read_text(encoding="utf-8")) == marked
+        assert ("†" in (tmp_path / "table.csv").read_text(encoding="utf-8")) == marked
 
 
 def test_a_table_shows_the_settings_that_vary():

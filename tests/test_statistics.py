@@ -187,7 +187,33 @@ def test_a_contrast_of_one_seed_is_as_sure_as_the_bootstrap_of_scipy():
     assert found["effect"] == pytest.approx(dice[1].mean() - dice[0].mean())
     error = (found["high"] - found["low"]) / 2 / stats.t.ppf(0.975, 49)
     assert error * np.sqrt(49 / 50) == pytest.approx(theirs.standard_error, rel=4 / np.sqrt(1000))  # twice the MC error
-    assert (found["n_seeds"], found["n_patients"], found["n_images"]) == (1, 50, 50)
+    assert (found["n_seeds"], found["n_patients"]) == (1, 50)
+
+
+def test_small_and_large_lesions_are_of_different_people_and_all_of_these_count():
+    from scipy import stats
+
+    dice = np.random.default_rng(0).beta(5, 2, 30)
+    drawn = statistics.bootstrap(None, cases(dice).assign(area=np.arange(1, 31)))
+    found = statistics.contrast(drawn, [(1, {"stratum": "size: large"}), (-1, {"stratum": "size: small"})])
+    assert found["n_patients"] == 20
+    assert statistics.contrast(drawn, [(1, {}), (-1, {"stratum": "size: small"})])["n_patients"] == 30
+    large, small = (
+        drawn.scores[drawn.units.query(f"metric == 'dice' and stratum == 'size: {size}'").index[0]]
+        for size in ("large", "small")
+    )
+    error = np.nanstd((large - small)[1:]) * np.sqrt(20 / 19)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(found["effect"]) / error, 19))
+
+
+def test_a_contrast_says_which_share_of_the_patients_it_was_tested_on():
+    dice = np.random.default_rng(0).beta(5, 2, (3, 30))
+    turning = [cases(dice[seed], (seed,), fold=seed, run=f"r{seed}") for seed in range(3)]
+    own = pd.concat([of.assign(patient=f"{seed}" + of["patient"]) for seed, of in enumerate(turning)])
+    of_one_fold = cases(dice, seeds=(0, 1, 2))
+    for frame, share in ((own, 0.6), (pd.concat(turning), 1.0), (of_one_fold, 0.2)):  # the second: fixed by the authors
+        found = statistics.contrast(statistics.bootstrap(None, frame, replicates=20), [(1, {"metric": "dice"})])
+        assert found["share"] == pytest.approx(share)
 
 
 def test_a_contrast_without_chance_of_patients_is_the_t_test_of_its_seeds():
@@ -289,19 +315,33 @@ def of_means(rng, values, replicates=200):
     return (values @ weights.swapaxes(1, 2)).reshape(-1, 1 + replicates)
 
 
-def simulated(times, effects, seeds=3, patients=60, chance=(0.01, 0.06, 0.1), replicates=200):
+def all_patients(units):
+    """What `Bootstrap.patients` is where all units of a test set hold all of its patients."""
+    return [np.arange(n) for n in units["n_patients"]]
+
+
+def simulated(times, effects, seeds=3, patients=60, chance=(0.01, 0.06, 0.1), replicates=200, folds=False):
     """The bootstrap of many studies of Dice: effects by name, over a score that each patient has for all of them.
 
     chance: standard deviation of what is one seed's, of what an initialisation has on one patient, and of the rest.
+    folds: each seed is tested on patients of its own (`fold: $seed`), and not all of them on the same.
     """
     rng = np.random.default_rng([seeds, patients])
     units = drawn_of(**{name: np.full((seeds, patients), 0.5) for name in effects}).units.query("metric == 'dice'")
-    which = units["initialisation"].map(list(effects).index).to_numpy()
-    values = 0.5 + np.array(list(effects.values()))[which][:, None] + rng.normal(0, 0.2, (times, 1, patients))
+    units = units.assign(fold=units["seed"] if folds else 0)
+    which, fold = units["initialisation"].map(list(effects).index).to_numpy(), units["fold"].to_numpy()
+    sets = fold.max() + 1
+    values = (
+        0.5 + np.array(list(effects.values()))[which][:, None] + rng.normal(0, 0.2, (times, sets, patients))[:, fold]
+    )
     values = values + rng.normal(0, chance[0], (times, len(units), 1))
-    values = values + rng.normal(0, chance[1], (times, len(effects), patients))[:, which]
+    values = values + rng.normal(0, chance[1], (times, len(effects), sets, patients))[:, which, fold]
     values = values + rng.normal(0, chance[2], (times, len(units), patients))
-    return statistics.Bootstrap(many(times, units), of_means(rng, values, replicates))
+    scores = np.empty((times, len(units), 1 + replicates))
+    for each in range(sets):
+        scores[:, fold == each] = of_means(rng, values[:, fold == each], replicates).reshape(times, -1, 1 + replicates)
+    units = many(times, units)
+    return statistics.Bootstrap(units, scores.reshape(len(units), -1), all_patients(units))
 
 
 def within(rate, times, errors=3):
@@ -331,6 +371,20 @@ def test_intervals_cover_the_truth_at_their_rate(effect, seeds, patients):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("chance", [(0.01, 0.06, 0.1), (0.05, 0.06, 0.1), (0, 0.06, 0.1)])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_intervals_cover_the_truth_where_each_seed_is_tested_on_other_patients(seeds, chance):
+    """`fold: $seed`, as in the studies of real images."""
+    times = 600
+    drawn = simulated(times, {"none": 0, "simclr": 0.05}, seeds, 60, chance, folds=True)
+    scores, changes = statistics.intervals(drawn), statistics.differences(drawn)
+    assert set(changes["n_patients"]) == {60 * seeds}
+    for found, truth in ((scores[scores["initialisation"] == "none"], 0.5), (changes, 0.05)):
+        covered = (found["low"].le(truth) & found["high"].ge(truth)).mean()
+        assert within(0.95, times)[0] <= covered <= 0.99, covered
+
+
+@pytest.mark.slow
 def test_intervals_of_the_area_under_a_curve_cover_its_truth_at_their_rate():
     from scipy import stats
 
@@ -347,17 +401,19 @@ def test_intervals_of_the_area_under_a_curve_cover_its_truth_at_their_rate():
         for name in study["initialisation"]:
             p = stats.norm.cdf(shift[name] * labels + hard + rng.normal(0, np.sqrt(0.5), patients))
             scores.append(metrics.auroc(labels, np.stack([1 - p, p], axis=1), weights))
-    found = statistics.differences(statistics.Bootstrap(units, np.array(scores)))
+    found = statistics.differences(statistics.Bootstrap(units, np.array(scores), all_patients(units)))
     rate = (found["low"].le(truth) & found["high"].ge(truth)).mean()
     low, high = within(0.95, times)
     assert low <= rate <= high, rate
 
 
 @pytest.mark.slow
-def test_without_an_effect_a_family_errs_in_one_of_twenty_studies_at_most(monkeypatch):
+@pytest.mark.parametrize(("seeds", "folds"), [(3, False), (5, True)])
+def test_without_an_effect_a_family_errs_in_one_of_twenty_studies_at_most(monkeypatch, seeds, folds):
     monkeypatch.setattr(gc, "collect", int)  # statsmodels collects garbage each time, which takes longer than the rest
-    found = statistics.differences(simulated(500, dict.fromkeys(["none", *"abcdefgh"], 0.0)))
-    found = statistics.holm(found, ["dataset"])
+    drawn = simulated(500, dict.fromkeys(["none", *"abcdefgh"], 0.0), seeds, folds=folds)
+    found = statistics.differences(drawn)
+    found = statistics.holm(found.assign(family=found["dataset"]))
     wrong = found.groupby("dataset")[["p", "p_holm"]].min().lt(0.05).mean()
     assert wrong["p_holm"] <= within(0.05, 500)[1], wrong
     assert wrong["p"] > within(0.05, 500)[1], wrong  # without Holm it would err more often
@@ -399,10 +455,23 @@ def test_planted_effects_are_found_and_absent_ones_are_not(tmp_path):
 
 
 def test_holm_multiplies_the_smallest_p_by_their_number():
-    table = pd.DataFrame({"metric": ["a", "a", "a", "b", "a"], "p": [0.01, 0.04, 0.03, 0.04, np.nan]})
-    found = statistics.holm(table, ["metric"])["p_holm"]
+    table = pd.DataFrame({"family": ["a", "a", "a", "b", "a"], "p": [0.01, 0.04, 0.03, 0.04, np.nan]})
+    found = statistics.holm(table)["p_holm"]
     assert found[:4].tolist() == pytest.approx([0.03, 0.06, 0.06, 0.04])
     assert np.isnan(found[4])
+
+
+def test_the_main_metrics_of_a_study_are_one_family_and_any_other_metric_is_its_own(study):
+    frames = (results.gather(study, name) for name in ("predictions.parquet", "cases.parquet"))
+    found = statistics.differences(statistics.bootstrap(*frames, replicates=50), strata=True)
+    for row in found.itertuples():
+        main = row.metric == results.MAIN_METRIC[row.task] and not row.stratum
+        own = f"{row.metric}, {row.stratum}" if row.stratum else row.metric
+        assert row.family == ("main metrics" if main else own)
+    main = found[found["family"] == "main metrics"]
+    assert set(main["metric"]) == {"auroc", "dice"}
+    assert len(main) == 2 * (3 * 3 + 3)
+    assert main["p_holm"].min() == pytest.approx(min(1, main["p"].min() * len(main)))
 
 
 # -------------------- critical differences
@@ -411,9 +480,7 @@ def test_holm_multiplies_the_smallest_p_by_their_number():
 def test_the_critical_difference_is_that_of_demsar():
     rng = np.random.default_rng(0)
     blocks = pd.concat(
-        cases(np.full((1, 2), rng.uniform()), initialisation=name, run=name, dataset=f"d{i}")
-        for i in range(14)
-        for name in "abcd"
+        cases(np.full((14, 2), rng.uniform(size=(14, 1))), range(14), initialisation=name, run=name) for name in "abcd"
     )
     found = statistics.critical_difference(statistics.bootstrap(None, blocks, replicates=1))
     assert found.critical_difference == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), abs=1e-3)  # his table 5a
@@ -430,7 +497,24 @@ def test_ranks_put_the_best_first_and_join_what_does_not_differ():
     )
     assert found.mean.to_dict() == {"a": 1, "b": 2.5, "c": 2.5, "d": 4}
     assert found.alike == [["b", "c"]] if found.critical_difference < 1.5 else [["a", "b", "c"], ["b", "c", "d"]]
-    assert found.p < 1e-4
+
+
+def test_many_tasks_on_the_same_encoders_and_patients_do_not_make_ranks_surer():
+    dice = {name: np.random.default_rng(i).uniform(size=(4, 5)) for i, name in enumerate("abc")}
+    rows = [cases(value, range(4), initialisation=name, run=name) for name, value in dice.items()]
+    more = [frame.assign(dataset=f"d{i}") for frame in rows for i in range(6)]
+    one, many = (
+        statistics.critical_difference(statistics.bootstrap(None, pd.concat(of), replicates=1)) for of in (rows, more)
+    )
+    assert (one.blocks, one.critical_difference) == (many.blocks, many.critical_difference)
+    assert one.mean.to_dict() == pytest.approx(many.mean.to_dict())
+
+
+def test_who_learnt_from_all_labels_is_not_ranked():
+    dice = dict(
+        zip(("none", "simclr", "byol", "supervised"), np.random.default_rng(0).uniform(size=(4, 3, 5)), strict=True)
+    )
+    assert set(statistics.critical_difference(drawn_of(**dice)).mean.index) == {"none", "simclr", "byol"}
 
 
 def test_blocks_that_lack_an_initialisation_have_no_ranks():
@@ -439,7 +523,7 @@ def test_blocks_that_lack_an_initialisation_have_no_ranks():
     rows += [cases(dice[2:], (2,), initialisation="a", run="a")]
     assert statistics.critical_difference(statistics.bootstrap(None, pd.concat(rows), replicates=1)).blocks == 2
     with pytest.raises(
-        ValueError, match="needs three initialisations and two blocks that hold all of them, not 2 and 2"
+        ValueError, match="needs three initialisations and two seeds that have all of them, not 2 and 2"
     ):
         statistics.critical_difference(statistics.bootstrap(None, pd.concat(rows[:2]), replicates=1))
 
@@ -507,7 +591,8 @@ def test_intervals_of_what_pretraining_is_worth_cover_it_at_their_rate():
     doubled = np.where(units["initialisation"] == "simclr", 2, 1)
     values = rising(doubled * units["label_fraction"]).to_numpy()[:, None] + rng.normal(0, 0.1, (times, 1, 30))
     values = values + rng.normal(0, 0.01, (times, len(units), 1)) + rng.normal(0, 0.05, (times, len(units), 30))
-    found = statistics.labels_worth(statistics.Bootstrap(many(times, units), of_means(rng, values)))
+    units = many(times, units)
+    found = statistics.labels_worth(statistics.Bootstrap(units, of_means(rng, values), all_patients(units)))
     found = found[found["label_fraction"] == 0.1]
     rate = (found["low"].le(0.2) & found["high"].ge(0.2)).mean()
     assert rate >= within(0.95, times)[0], rate

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,40 @@ def test_a_point_can_do_without_some_stages(written):
     points[1]["stages"] = ["segmnt"]
     said = wrong(written(("pretrain", "segment"), {}, points=points))
     assert "points.stages: this study has no stage 'segmnt'; did you mean 'segment'?" in said
+
+
+def test_what_no_row_names_cannot_vary_in_a_grid(written, tmp_path):
+    """A night later the report would refuse both runs: "tested twice for the same question"."""
+    stubs = tiny.stages(tmp_path)
+    for stage in ("pretrain", "classify"):
+        more = "\nlimit = None  # how many\nhow = {}  # further values\nviews = 'by_modality'  # the policy"
+        tiny.notebook(tmp_path / f"{stage}.ipynb", tiny.PARAMETERS + more + "\npretrained = ''  # the pretraining")
+    file = partial(tiny.study, tmp_path / "t.yml", stages={s: stubs[s] for s in ("pretrain", "classify")})
+    views = {"method": ["none", "simclr"], "views": ["ultrasound", "mammography"]}
+    for grid, sentence in (
+        (
+            {"limit": [60, 90]},
+            "-s0-limit60 and classify-phantoms-none-s0-limit90 differ in limit, which no row of method ",
+        ),
+        ({"pretrain.how": [{}, {"devices": 2}], "method": "simclr"}, "differ in how, which no row names, so that "),
+        (views, "differ in views, which no row of method none names"),
+    ):
+        said = wrong(file(grid={"seed": [0, 1]} | grid))
+        assert sentence in said
+        assert said.count("\n") == 0
+    both = [{"method": "none"}, {"method": "simclr", "views": views["views"]}]
+    assert len(read(file(grid={"seed": [0, 1]}, points=both)).runs) == 2 * 3 * 2
+
+
+def test_options_of_a_method_can_vary_and_name_the_run(written, tmp_path):
+    stubs = tiny.stages(tmp_path)
+    tiny.notebook(tmp_path / "pretrain.ipynb", tiny.PARAMETERS + "\noptions = {}  # the method's own values")
+    grid = {"method": "simclr", "options": [{}, {"temperature": 0.1}, {"temperature": 0.5}]}
+    stages = {stage: stubs[stage] for stage in ("pretrain", "classify")}
+    runs = read(tiny.study(tmp_path / "t.yml", grid=grid, stages=stages)).runs
+    names = ["phantoms-simclr-s0", "phantoms-simclr-s0-temperature0.1", "phantoms-simclr-s0-temperature0.5"]
+    assert list(runs) == [f"{stage}-{name}" for name in names for stage in ("pretrain", "classify")]
+    assert runs["classify-phantoms-simclr-s0-temperature0.5"].after == ("pretrain-phantoms-simclr-s0-temperature0.5",)
 
 
 def test_a_name_stands_for_its_value_everywhere_and_a_profile_may_change_it(written):

@@ -44,6 +44,9 @@ FILES = {
 NOTEBOOKS = {stage: ROOT / f"notebooks/{number:02}_{stage}.ipynb" for number, stage in enumerate(FILES, start=3)}
 AGAIN = ("names", "grid", "points", "stages", "stand_ins", "rate")  # what a profile may say, too
 KEYS = ("study", "title", "question", *AGAIN, "claims", "profiles")
+# By these a report tells numbers apart: what their rows say of the run that tests, and of the pretraining before it.
+TOLD = ("dataset", "size", "seed", "fold", "initialise")
+TOLD_OF_ENCODER = ("method", "encoder", "dataset", "pairs", "views", "batch_size", "epochs", "images_seen", "options")
 FILLED_IN = ("study", "title", "question", "profile", "run", "runs", "out")  # by the plan, where a notebook takes them
 
 
@@ -155,6 +158,8 @@ def read(
         given |= {"data": short(Path(data))} if data is not None else {}
         at = [(grid | point, names) for point, names in zip(points, only, strict=True)]
         found = runs(at or [(grid, settings["stages"])], stages, given)
+        if mixed := list(indistinct(found)):
+            raise ValueError("\n".join(mixed))
         lacks = tuple(absent(found))
         if lacks and not without_data:
             raise ValueError("\n".join(lacks))
@@ -336,6 +341,32 @@ def runs(grids: list[tuple[dict[str, list], list[str]]], stages: list[Stage], gi
     return found
 
 
+def indistinct(found: dict[str, Run]) -> Iterator[str]:
+    """One line for every kind of runs that a report could not tell apart, before hours are spent on them."""
+    asked, said = {}, set()
+    for run in found.values():
+        if run.stage not in ("classify", "segment"):
+            continue
+        values, start = run.parameters, found[run.after[0]].parameters if run.after else {}
+        untrained = start.get("method") in ("none", "imagenet")
+        told = [values.get(name) for name in TOLD]
+        told += [start.get(name) for name in TOLD_OF_ENCODER[: 2 if untrained else None]]
+        questions = itertools.product([run.stage], values.get("tasks", [""]), values.get("fractions", [""]))
+        others = [asked.setdefault(repr((*question, *told)), run) for question in questions]
+        other = next((each for each in others if each is not run), None)
+        if other:
+            both = [(values, other.parameters), (start, found[other.after[0]].parameters if other.after else {})]
+            differ = {name for one, two in both for name in one if one[name] != two.get(name)}
+            names = ", ".join(sorted(differ - {*FILLED_IN, "pretrained"}))
+            if names not in said:
+                said.add(names)
+                of = f" of method {start['method']}" if untrained else ""
+                yield (
+                    f"{other.name} and {run.name} differ in {names}, which no row{of} names, so that the report could "
+                    "not tell them apart; give it one value there, or make two studies"
+                )
+
+
 def label(stage: Stage, point: dict, varied: list[str]) -> str:
     """`pretrain-busi-simclr-s0`, then whatever else varies in the grid and matters to this run."""
     values = {key: follow(value, point) for key, value in point.items()} | stage.at(point)
@@ -344,10 +375,15 @@ def label(stage: Stage, point: dict, varied: list[str]) -> str:
     words += [f"s{values['seed']}"] if "seed" in values else []
     for key in varied:
         if key in values and key not in named and stage.value_of(key) not in named:
-            value = values[key]
-            value = "_".join(map(str, value.values())) if isinstance(value, dict) else value
-            words.append(value if isinstance(value, str) else f"{key.rpartition('.')[2]}{value}")
+            words.append(worded(key.rpartition(".")[2], values[key]))
     return "-".join(re.sub(r"[^\w.+]+", "_", str(word)) for word in words if word != "")
+
+
+def worded(name: str, value) -> str:
+    """`same_case`, `size128`, `temperature0.1_lr0.01`: a value in the name of a run."""
+    if isinstance(value, dict):
+        return "_".join(worded(*each) for each in value.items())
+    return value if isinstance(value, str) else f"{name}{value}"
 
 
 def in_train(values: dict) -> int:

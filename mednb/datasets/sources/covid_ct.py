@@ -14,8 +14,8 @@ CARD = Card(
     modality="ct",
     organ="lung",
     task="COVID-19 or not; official train, val and test",
-    classes=("covid", "non_covid"),
-    counts={"covid": 349, "non_covid": 397},
+    classes=("non_covid", "covid"),
+    counts={"non_covid": 397, "covid": 349},
     patients="216 with COVID-19 by the authors; the spreadsheets name them by image. An image that they do not name "
     "counts as a patient of its own, and near-duplicates stay together",
     masks="none",

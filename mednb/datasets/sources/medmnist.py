@@ -75,7 +75,7 @@ class Set:
             organ=organ,
             task=f"{self.about['task']}; official train {n['train']:,}, val {n['val']:,} and test {n['test']:,}"
             + ("; the label is the first finding of several, all are in the column findings" if self.many else ""),
-            classes=(*self.labels, "none") if self.many else tuple(self.labels),
+            classes=(*self.labels, "none") if self.many else tuple(sorted(self.labels, key="malignant".__eq__)),
             counts={},
             n_images=sum(n.values()),
             patients="not told: each image counts as one, and those that are all but the same stay together. The "
