@@ -283,7 +283,9 @@ class Pretraining(pl.LightningModule):
             # A mix may draw an image several times in an epoch: each time it has other views.
             times = pd.Series(order).groupby(order).cumcount().to_numpy(copy=True)
             self.times = torch.from_numpy(times).to(self.device)
-            self.partners = torch.from_numpy(self.partner(table, self.seed, epoch)).to(self.device)
+            partners = self.partner(table, self.seed, epoch)
+            self.alone = np.array_equal(partners, np.arange(n))  # each image is its own partner
+            self.partners = torch.from_numpy(partners).to(self.device)
             world, rank = dist.world_size(), dist.rank()
             groups = torch.arange(shown // world * world).view(-1, world).tensor_split(self.batches)
             self.dealt = epoch, [batch.flatten().tensor_split(world)[rank] for batch in groups]
@@ -294,17 +296,19 @@ class Pretraining(pl.LightningModule):
         """The views that the method wants of a batch, each (N, C, h, w), and what else its loss asks for by name."""
         epoch, rows, times = self.dealt[0], self.order[positions], self.times[positions]
         of = rows, self.partners[rows]
-        pixels = [self.pixels[each] for each in of] if not torch.equal(*of) else [self.pixels[rows]] * 2
-        views, grids, all_views = [], [], sum(crops.n for crops in self.method.crops)
+        pixels = [self.pixels[rows]] * 2 if self.alone else [self.pixels[each] for each in of]
+        views, grids, labels, all_views = [], [], [], sum(crops.n for crops in self.method.crops)
         for crops in self.method.crops:
             size = round(crops.size * self.images.size)
             for n in range(crops.n):
                 policy = self.policy.of(of[n % 2]).of_crops(crops)
                 keys = key(self.seed, epoch, rows, len(views) + all_views * times)
                 views.append(policy(pixels[n % 2], keys, size))
+                labels.append(self.labels[of[n % 2]])
                 if "grids" in self.method.wants:
                     grids.append(policy.grid(keys, size))
-        wanted = {"labels": self.labels[rows], "rows": rows, "partners": of[1], "grids": grids}
+        own = key(self.seed, epoch, rows, -1 - times)  # of no view
+        wanted = {"labels": labels, "rows": rows, "partners": of[1], "keys": own, "grids": grids}
         return views, {name: wanted[name] for name in self.method.wants}
 
     # -------------------- one step

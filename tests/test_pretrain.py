@@ -326,9 +326,9 @@ def test_the_views_of_a_batch_are_those_of_its_images(images):
 def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     made = learner(images)
     made.method.crops = (Crops(2), Crops(3, 0.5, (0.05, 0.3)))
-    made.method.wants = ("labels", "grids", "rows", "partners")
+    made.method.wants = ("labels", "grids", "rows", "partners", "keys")
+    made.partner = lambda table, seed, epoch: np.roll(np.arange(len(table)), 1)
     positions = made.deal(0)[1]
-    made.partners = torch.arange(len(images)).roll(1)
     given, wanted = made.views(positions)
     n = len(positions)
     assert [tuple(x.shape) for x in given] == [(n, 1, 32, 32)] * 2 + [(n, 1, 16, 16)] * 3
@@ -336,7 +336,9 @@ def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     rows = made.order[positions]
     assert torch.equal(wanted["rows"], rows)
     assert torch.equal(wanted["partners"], made.partners[rows])
-    assert wanted["labels"].tolist() == images.labels[rows.numpy()].tolist()
+    of = rows, made.partners[rows]
+    assert [each.tolist() for each in wanted["labels"]] == [images.labels[of[n % 2]].tolist() for n in range(5)]
+    assert torch.equal(wanted["keys"], views.key(0, 0, rows, -1))
     # Even views show the image, odd ones the partner.
     small = made.policy.of_crops(made.method.crops[1])
     partner = torch.from_numpy(np.array(images.pixels))[made.partners[rows]]

@@ -48,9 +48,10 @@ class Method(nn.Module):
     wants: tuple[str, ...] = ()
     """What `loss` is given by name besides the views.
 
-    - `labels` (N,) int64: the classes of the images.
+    - `labels`: for each view (N,) int64, the class of the image that it shows.
     - `rows` (N,) int64: the images' rows in their table.
     - `partners` (N,) int64: the rows of their partners.
+    - `keys` (N,) int64: one of each image in this epoch, for what a method draws itself (`views.keys.uniform`).
     - `grids`: for each view (N, h, w, 2), where each of its pixels comes from, x and y between -1 and 1 in the image.
     """
     progress = 0.0  # the share of the training that is done
@@ -166,13 +167,14 @@ class Keys(nn.Module):
         self.keys.push(k)
         self.of.push(rows)
 
-    def similarities(self, q: Tensor, rows: Tensor) -> Tensor:
-        """Unit vectors (N, width) of the images in `rows` -> (N, length); -inf where a key is of the same image.
+    def similarities(self, q: Tensor, *rows: Tensor) -> Tensor:
+        """Unit vectors (N, width) -> (N, length); -inf where a key is of the image in any of `rows`, each (N,).
 
         In 32 bits: in 16, near neighbours are equally near.
         """
+        left_out = (torch.stack(rows)[..., None] == self.of.rows).any(0)  # (N, length)
         with torch.autocast(q.device.type, enabled=False):
-            return (q.float() @ self.keys.rows.T).masked_fill(rows[:, None] == self.of.rows, -torch.inf)
+            return (q.float() @ self.keys.rows.T).masked_fill(left_out, -torch.inf)
 
 
 class Prototypes(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mednb import encoders, unet
 from mednb.datasets import Images
 from mednb.methods.base import Crops, Method
+from mednb.views.keys import uniform
 
 
 class SparK(Method):
@@ -27,6 +28,7 @@ class SparK(Method):
 
     batch_size = 64
     has_decoder = True
+    wants = ("keys",)
     crops = (Crops(1, 1.0, (0.67, 1.0), plain=True),)  # no jitter of brightness: it hurts, as the authors found
 
     def __init__(self, encoder: nn.Module, hidden: float = 0.6, cell: int | None = None):
@@ -44,18 +46,20 @@ class SparK(Method):
     def check(cls, images: Images) -> None:
         cell_of(images.size)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, keys: Tensor) -> Tensor:
         cell = cell_of(x.shape[-1], self.cell)
-        visible = self.mask(x, cell)  # (N, 1, f, f)
+        visible = self.mask(keys, x.shape[-1] // cell)  # (N, 1, f, f)
         painted = self.paint(self.decoder([x, *self.filled(self.encode(x, visible), visible)]))  # (N, C, H, W)
         target, painted = cells(x.float(), cell), cells(painted.float(), cell)  # (N, f * f, C * cell * cell)
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
         return (painted - target).square().mean(-1)[~visible.flatten(1)].mean()  # of the hidden cells
 
-    def mask(self, x: Tensor, cell: int) -> Tensor:
-        """Which cells are visible: (N, 1, f, f) bool, equally many in each image, at least one."""
-        f = x.shape[-1] // cell
-        order = torch.rand(len(x), f * f, device=x.device).argsort(1).argsort(1)
+    def mask(self, keys: Tensor, f: int) -> Tensor:
+        """Which of f x f cells are visible: keys (N,) -> (N, 1, f, f) bool, equally many in each image, at least one.
+
+        A mask is its image's own in an epoch: other images of the batch, devices or a resumed run change nothing.
+        """
+        order = uniform(keys, f * f).argsort(1).argsort(1)
         return (order < max(1, round(f * f * (1 - self.hidden)))).view(-1, 1, f, f)
 
     def encode(self, x: Tensor, visible: Tensor) -> list[Tensor]:
@@ -129,7 +133,6 @@ def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tens
             for n in range(1, depth + 1):
                 x = batch_norm(getattr(block, f"bn{n}"), seen(getattr(block, f"conv{n}")(x)), visible)
                 x = encoder.relu(x) if n < depth else x
-            kept = kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)
-            x = encoder.relu(x + kept)
+            x = encoder.relu(x + (kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)))
         maps.append(x)
     return maps

@@ -32,6 +32,6 @@ class Supervised(Method):
         if n > cls.classes:
             raise ValueError(f"supervised tells at most {cls.classes} classes apart, but {images.name} has {n}")
 
-    def loss(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, a: Tensor, b: Tensor, labels: list[Tensor]) -> Tensor:
         logits = torch.cat([self.classifier(self.encoder(x)) for x in (a, b)])  # (2N, K)
-        return F.cross_entropy(logits.float(), labels.repeat(2))
+        return F.cross_entropy(logits.float(), torch.cat(labels))
