@@ -125,6 +125,26 @@ def test_batch_norm_counts_visible_positions_only(small):
     torch.testing.assert_close(norm.running_mean, 0.1 * x.movedim(1, -1)[at(visible, x)[:, 0]].mean(0))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_batch_norm_is_that_of_its_formula(small, layout):
+    visible, weight = small.mask(torch.arange(4), 4), torch.randn(4, 3, 8, 8)
+
+    def by_formula(norm, x, visible):
+        seen = at(visible, x)
+        mean = (x * seen).sum((0, 2, 3), keepdim=True) / seen.sum()
+        var = ((x - mean).square() * seen).sum((0, 2, 3), keepdim=True) / seen.sum()
+        y = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return torch.where(seen, y, 0)
+
+    x, found = torch.randn(4, 3, 8, 8).contiguous(memory_format=layout), []
+    for of in (batch_norm, by_formula):
+        norm, given = nn.BatchNorm2d(3), x.clone().requires_grad_()
+        (of(norm, given, visible) * weight).sum().backward()
+        found.append((given.grad, norm.weight.grad, norm.bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_the_loss_sees_hidden_cells_only_and_is_one_for_a_painting_of_zeros(small):
     x = torch.randn(2, 1, 64, 64) * 3 + 1
     visible = small.mask(KEYS, 4)

@@ -99,11 +99,15 @@ def at(visible: Tensor, x: Tensor) -> Tensor:
 
 
 def batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Tensor) -> Tensor:
-    """Batch norm whose statistics are those of the visible positions; 0 at the others."""
+    """Batch norm whose statistics are those of the visible positions; 0 at the others.
+
+    They are as many images of one pixel: of one image (1, C, M, 1) with these strides, torch's gradient on the
+    processor is wrong.
+    """
     where = at(visible, x)[:, 0]  # (N, h, w)
     rows = x.movedim(1, -1)[where]  # (M, C)
     out = torch.zeros_like(x, memory_format=torch.channels_last).movedim(1, -1)
-    out[where] = norm(rows.T[None, :, :, None])[0, :, :, 0].T.to(out.dtype)
+    out[where] = norm(rows[:, :, None, None])[:, :, 0, 0].to(out.dtype)
     return out.movedim(-1, 1)
 
 
