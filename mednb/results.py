@@ -132,7 +132,8 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     weights = Path(pretrained) / "encoder.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
-    return {name: said[name] for name in names} | {"pretrained": str(pretrained), "weights": digest}
+    more = {"options": said["options"]} if said.get("options") else {}
+    return {name: said[name] for name in names} | more | {"pretrained": str(pretrained), "weights": digest}
 
 
 def row(
@@ -243,7 +244,9 @@ def finished(study: str | Path) -> pd.DataFrame:
         said = read_run(folder)
         if said.get("stage") != "report" and (planned is None or folder.name in planned):
             said = {"initialise": "encoder"} | said
-            rows.append({name: said.get(name) for name in ("stage", *RUN)} | {"folder": folder, "said": said})
+            options = ", ".join(f"{name} {value}" for name, value in (said.get("options") or {}).items())
+            own = {"options": options, "folder": folder, "said": said}
+            rows.append({name: said.get(name) for name in ("stage", *RUN)} | own)
     if not rows:
         raise FileNotFoundError(f"{study} holds no finished run: no folder in it has a run.json")
     runs = pd.DataFrame(rows)
@@ -267,11 +270,11 @@ def _initialisations(runs: pd.DataFrame) -> list[str]:
 
     elsewhere = varies("pretrained_on")
     within.append("pretrained_on")  # a budget in images is more epochs of a smaller set: that is no other variation
-    for column in ("pairs", "views", "batch_size", "epochs"):
+    for column in ("pairs", "views", "batch_size", "epochs", "options"):
         if column == "batch_size":
             within.append("fold")  # of which each has another number of training images, and so of even batches
         value = runs[column].astype("str")
-        said = value if column in ("pairs", "views") else f"{column} " + value
+        said = f"{column} " + value if column in ("batch_size", "epochs") else value
         names = names.where(~varies(column), names + " " + said)
     names = names.where(~elsewhere, names + " on " + runs["pretrained_on"].astype("str"))
     whole = varies("initialise") & (runs["initialise"] != "encoder")

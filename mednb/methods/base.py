@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mednb.datasets import Images
 
 STRIDES = (4, 8, 16, 32)  # of the stages of a ResNet or a ConvNeXt; from each to the next the channels double
+OPTIMISERS = ("adamw", "sgd", "lars")
+RECIPE = ("lr", "weight_decay", "optimiser", "clip")  # what can be set of every method besides what it is built with
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,19 @@ class Method(nn.Module):
         self.encoder = encoder
 
     @classmethod
-    def check(cls, images: Images) -> None:
-        """ValueError, before anything is built or written, when the method cannot learn from these images."""
+    def made(cls, encoder: nn.Module, **options: object) -> Method:
+        """The method around an encoder, with these options (see `methods.options`) in place of its own values."""
+        method = cls(encoder, **{name: value for name, value in options.items() if name not in RECIPE})
+        for name in options.keys() & RECIPE:
+            setattr(method, name, options[name])
+        return method
+
+    @classmethod
+    def check(cls, images: Images, **options: object) -> None:
+        """ValueError, before anything is built or written, when the method with these options cannot learn from these
+        images."""
+        if options.get("stride", STRIDES[0]) not in STRIDES:
+            raise ValueError(f"stride is {options['stride']}; choose one of {', '.join(map(str, STRIDES))}")
 
     def loss(self, *views: Tensor, **wanted: Tensor) -> Tensor:
         """Batches of views (N, C, H, W), row i of all showing the same thing -> one number."""

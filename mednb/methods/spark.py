@@ -43,8 +43,8 @@ class SparK(Method):
         self.paint = nn.Conv2d(unet.WIDTHS[-1], encoders.first_layer(encoder).in_channels, 1)
 
     @classmethod
-    def check(cls, images: Images) -> None:
-        cell_of(images.size)
+    def check(cls, images: Images, cell: int | None = None, **_: object) -> None:
+        cell_of(images.size, cell)
 
     def loss(self, x: Tensor, keys: Tensor) -> Tensor:
         cell = cell_of(x.shape[-1], self.cell)
@@ -81,7 +81,7 @@ def cell_of(side: int, wanted: int | None = None) -> int:
     side hide little: a blur paints them.
     """
     wanted = wanted or min(32, side // 4)
-    fit = [n for n in range(wanted, max(1, wanted // 2 - 1), -1) if side % n == 0]
+    fit = [n for n in range(min(wanted, side // 2), max(1, wanted // 2 - 1), -1) if side % n == 0]
     if not fit:
         raise ValueError(f"no cells of {wanted // 2} to {wanted} pixels fill images of {side}: take a multiple of 32")
     return fit[0]

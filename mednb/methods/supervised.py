@@ -25,7 +25,7 @@ class Supervised(Method):
         self.classifier = nn.Linear(encoder.width, self.classes)
 
     @classmethod
-    def check(cls, images: Images) -> None:
+    def check(cls, images: Images, **_: object) -> None:
         there, n = images.table["label"].unique(), len(images.classes)
         if len(there) < 2:
             raise ValueError(f"supervised learns to tell classes apart, but all images here are {there[0]}")
