@@ -71,6 +71,8 @@ def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     assert card["method"] == method
     assert card["pretrained_on"] == images.name
     assert card["verdict"]
+    assert {"code", "device"} < set(card)
+    assert "torch" in card["versions"]
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -365,6 +367,17 @@ def test_where_the_pixels_lie_does_not_change_the_encoder(images, tmp_path, monk
         pretrain.fit(images, "byol", encoder="tiny", batch_size=8, epochs=2, out=tmp_path / name)
         monkeypatch.setattr(pretrain, "free_memory", lambda device: 0)
     assert same(state(tmp_path / "device"), state(tmp_path / "map"))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "imagenet"])
+def test_every_method_runs_on_real_images(data_root, tmp_path, method):
+    real = load("busi", data_root, size=32, limit=150).where(split="train").take(np.arange(64))
+    pretrain.fit(real, method, batch_size=16, epochs=1, out=tmp_path)
+    card = encoders.model_card(tmp_path / "encoder.safetensors")
+    assert card["images_seen"] == (64 if METHODS[method].pretrains else 0)
+    assert card["dataset"] == "busi"
+    assert all(torch.isfinite(value).all() for value in state(tmp_path).values())
 
 
 # -------------------- optimisers

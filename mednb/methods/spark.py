@@ -23,7 +23,8 @@ class SparK(Method):
     `cell` is the side of a cell in pixels: 32, the encoder's stride, as in the paper; smaller images take a quarter of
     their side, since 64 pixels have only four cells of 32, and sides that this does not divide the next smaller number
     that does. A position of a map that is coarser than the cells is visible when any of its cells is. `hidden` is the
-    share of cells that is hidden.
+    share of cells that is hidden. From the authors' code differ: projections are 1 x 1, the decoder is a U-Net that
+    concatenates maps where theirs adds them, and the recipe is AdamW's, not LAMB's.
     """
 
     batch_size = 64
