@@ -84,7 +84,7 @@ def run_study(asked: argparse.Namespace) -> None:
 
 def run_notebook(asked: argparse.Namespace) -> None:
     from mednb.study import notebook
-    from mednb.study.values import faults
+    from mednb.study.values import faults, misset
 
     if asked.notebook is None:
         return asked.parser.print_help() if asked.help else asked.parser.error("which notebook?")
@@ -100,6 +100,8 @@ def run_notebook(asked: argparse.Namespace) -> None:
         values[name] = known[name].read(text)
         for fault in faults(name, values[name]):
             raise ValueError(f"{name}: {fault}")
+    for fault in misset({name: each.default for name, each in known.items()} | values):
+        raise ValueError(fault)
     default = known["out"].default if "out" in known else f"runs/{asked.notebook.stem}"
     out, started = Path(values.get("out", asked.out or default)), time.monotonic()
     done = notebook.run(asked.notebook, values, out, bar=sys.stderr.isatty())

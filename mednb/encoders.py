@@ -175,7 +175,10 @@ def foreign(path: str | Path) -> dict[str, Tensor]:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # pickle raises whatever a file makes it raise
-        raise ValueError(f"{path} cannot be read without running code from it: {str(error).splitlines()[0]}") from error
+        raise ValueError(
+            f"{path} cannot be read without running code from it ({str(error).splitlines()[0]}). Where you trust it, "
+            f"save its weights alone: torch.save(torch.load('{path}', weights_only=False)['state_dict'], 'weights.pth')"
+        ) from error
     for wrapping in ("state_dict", "model", "module", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
@@ -234,6 +237,9 @@ def imagenet_file(name: str) -> Path:
     path = Path(given) if given else Path(torch.hub.get_dir(), "checkpoints", Path(known.url).name if known else name)
     if not path.is_file():
         once = f"run torchvision.models.{name}(weights='{known.name}') once with a network, or " if known else ""
+        if name == "convnext_tiny":
+            theirs = "timm.create_model('convnext_tiny.fb_in1k', pretrained=True).state_dict()"
+            once = f"run torch.save({theirs}, '{path}') once with a network, or "
         raise FileNotFoundError(
             f"method imagenet needs the weights of {name} at {path}: {once}name a file of them in $MEDNB_IMAGENET"
         )

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections import deque
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,12 @@ from mednb import encoders, processes
 from mednb.datasets import Images
 from mednb.datasets.mixes import epoch_order
 from mednb.machine import memory_kept
+from mednb.methods import accepted
 from mednb.methods import method as named_method
-from mednb.methods.base import Method
+from mednb.methods.base import OPTIMISERS, Method
 from mednb.methods.encoder_decoder import EncoderDecoder
 from mednb.pairs import strategy
+from mednb.results import made_by
 from mednb.views import key
 from mednb.views import policy as named_policy
 from mednb.watch import Seen, Watch
@@ -52,6 +55,7 @@ def fit(
     devices: int = 1,
     decoder: bool = False,
     stop_on_collapse: bool = False,
+    options: dict | None = None,
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
 
@@ -65,21 +69,24 @@ def fit(
     val: images with labels, for the column `knn`: how well nearest neighbours among `images` tell their classes, ten
         times in a training. Only watched: nothing is chosen by it.
     accumulate: compute each batch in this many parts, for machines with little memory. The gradients are the whole
-        batch's (see `Pretraining.in_parts`); ValueError when the method's loss is no function of projections.
-    devices: GPUs, or processes on the processor, that share every batch; its gradients are those of one device.
+        batch's but for batch norms, which see a part each (see `Pretraining.in_parts`); ValueError when the method's
+        loss is no function of projections.
+    devices: GPUs, or processes on the processor, that share every batch. The gradients are those of one device but for
+        the last digits, and but for moco and densecl, which normalise keys in halves of what a device has.
     decoder: pretrain a U-Net decoder with the encoder (`methods.encoder_decoder`); spark has one anyway.
     stop_on_collapse: end the training when it has collapsed; otherwise the verdict is only told.
+    options: the method's own values, such as {"temperature": 0.1, "lr": 5e-4}; `methods.options` lists them.
 
     Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`, and `decoder.safetensors`
     where a decoder learnt too; from time to time a checkpoint, from which an interrupted call goes on when it is made
     again with the same values.
 
-    Raises ValueError for an unknown name, a batch that is larger than the set or too small for its parts, or images
-    that the method cannot learn from.
+    Raises ValueError for an unknown name, an option that the method does not have, a batch that is larger than the set
+    or too small for its parts, or images that the method cannot learn from.
     """
     given = {**locals(), "out": Path(out)}
     strategy(pairs), named_policy(views, images.table)
-    learns = named_method(method)
+    learns, options = named_method(method), accepted(method, options or {})
     decoder = decoder and learns.pretrains and not learns.has_decoder
     batch_size = min(learns.batch_size, len(images)) if batch_size is None else batch_size
     seen = epochs * len(images) if images_seen is None else images_seen
@@ -87,7 +94,7 @@ def fit(
         raise ValueError(f"epochs and images_seen are 0 or more; this is {seen:,} images")
     if learns.pretrains:
         check_budget(EncoderDecoder if decoder else learns, len(images), batch_size, seen, accumulate, devices)
-        learns.check(images)
+        learns.check(images, **options)
         if decoder:
             EncoderDecoder.check_method(learns)
     if val is not None and val.classes != images.classes:
@@ -101,6 +108,7 @@ def fit(
     values |= {"epochs": -(-seen // len(images)), "images_seen": seen, "accumulate": accumulate, "devices": devices}
     values |= {"seed": seed, "size": images.size, "fingerprint": images.fingerprint, "split_hash": images.split_hash}
     values |= {"images": len(images), "decoder": decoder}
+    values |= {"options": options} if options else {}
     learner = Pretraining(images, values)
     watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
     try:
@@ -114,7 +122,7 @@ def fit(
         watch.write_metrics()
         said = {"images_seen": watch.images_seen, "verdict": watch.verdict}
         said |= {"dataset": images.name, "pretrained_on": images.name if learns.pretrains else ""}
-        card = {**values, **said, "licence": images.card.licence}
+        card = {**values, **said, "licence": images.card.licence, **made_by()}
         encoders.save_encoder(learner.method.encoder, Path(out) / "encoder.safetensors", card)
         if hasattr(learner.method, "decoder"):
             encoders.save_weights(learner.method.decoder, Path(out) / "decoder.safetensors", card)
@@ -152,6 +160,7 @@ def train(
 ) -> None:
     """Lightning's loop for at most `epochs` epochs, on the best device here, in the precision that is native to it.
 
+    Without torch.compile: on a processor it took 88 s to start and was slower afterwards; on GPUs it was not measured.
     side: of the smallest image that the encoder is shown, in pixels.
     With several `devices`, this is called in as many processes (`processes.call`, or torchrun).
     """
@@ -240,8 +249,8 @@ class Pretraining(pl.LightningModule):
             torch.manual_seed(self.seed)
             channels = 1 if images.stored_pixels.ndim == 3 else images.stored_pixels.shape[1]
             encoder = encoders.build(values["encoder"], channels, self.seed)
-            learns = named_method(values["method"])
-            self.method: Method = EncoderDecoder(encoder, learns) if values["decoder"] else learns(encoder)
+            made = partial(named_method(values["method"]).made, **values.get("options", {}))
+            self.method: Method = EncoderDecoder(encoder, made) if values["decoder"] else made(encoder)
         self.method.to(memory_format=torch.channels_last)
         self.side = min(round(crops.size * images.size) for crops in self.method.crops)
         self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)
@@ -251,7 +260,7 @@ class Pretraining(pl.LightningModule):
         self.shown, self.waited = 0, 0.0  # images, seconds
         self.embedded: deque[Seen | None] = deque(maxlen=max(1, 512 // self.batch_size))
         self.calls: list[tuple] = []
-        heard = [(name, getattr(self.method, name, None)) for name in ("encoder", "head")]
+        heard = [(name, getattr(self.method, name, None)) for name in ("encoder", "head", "predictor")]
         heard = [(name, part) for name, part in heard if isinstance(part, nn.Module)]
         self.hooks = [part.register_forward_hook(self.overhear(name)) for name, part in heard]
 
@@ -283,7 +292,9 @@ class Pretraining(pl.LightningModule):
             # A mix may draw an image several times in an epoch: each time it has other views.
             times = pd.Series(order).groupby(order).cumcount().to_numpy(copy=True)
             self.times = torch.from_numpy(times).to(self.device)
-            self.partners = torch.from_numpy(self.partner(table, self.seed, epoch)).to(self.device)
+            partners = self.partner(table, self.seed, epoch)
+            self.alone = np.array_equal(partners, np.arange(n))  # each image is its own partner
+            self.partners = torch.from_numpy(partners).to(self.device)
             world, rank = dist.world_size(), dist.rank()
             groups = torch.arange(shown // world * world).view(-1, world).tensor_split(self.batches)
             self.dealt = epoch, [batch.flatten().tensor_split(world)[rank] for batch in groups]
@@ -294,17 +305,19 @@ class Pretraining(pl.LightningModule):
         """The views that the method wants of a batch, each (N, C, h, w), and what else its loss asks for by name."""
         epoch, rows, times = self.dealt[0], self.order[positions], self.times[positions]
         of = rows, self.partners[rows]
-        pixels = [self.pixels[each] for each in of] if not torch.equal(*of) else [self.pixels[rows]] * 2
-        views, grids, all_views = [], [], sum(crops.n for crops in self.method.crops)
+        pixels = [self.pixels[rows]] * 2 if self.alone else [self.pixels[each] for each in of]
+        views, grids, labels, all_views = [], [], [], sum(crops.n for crops in self.method.crops)
         for crops in self.method.crops:
             size = round(crops.size * self.images.size)
             for n in range(crops.n):
                 policy = self.policy.of(of[n % 2]).of_crops(crops)
                 keys = key(self.seed, epoch, rows, len(views) + all_views * times)
                 views.append(policy(pixels[n % 2], keys, size))
+                labels.append(self.labels[of[n % 2]])
                 if "grids" in self.method.wants:
                     grids.append(policy.grid(keys, size))
-        wanted = {"labels": self.labels[rows], "rows": rows, "partners": of[1], "grids": grids}
+        own = key(self.seed, epoch, rows, -1 - times)  # of no view
+        wanted = {"labels": labels, "rows": rows, "partners": of[1], "keys": own, "grids": grids}
         return views, {name: wanted[name] for name in self.method.wants}
 
     # -------------------- one step
@@ -313,7 +326,7 @@ class Pretraining(pl.LightningModule):
         began = time.perf_counter()
         with torch.autocast(self.device.type, enabled=False):  # geometry needs the digits
             views, wanted = self.views(positions)
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - began  # on a GPU, which works behind: until the work is handed over
         optimiser, schedule = self.optimizers(), self.lr_schedulers()
         optimiser.zero_grad()
         self.losses.append(self.gradients(self.method, views, wanted))
@@ -364,7 +377,7 @@ class Pretraining(pl.LightningModule):
             nn.utils.clip_grad_norm_(self.method.parameters(), self.method.clip)
 
     def configure_optimizers(self) -> tuple[list, list]:
-        """The method's optimiser; a tenth of the training to warm up, then a cosine down to zero.
+        """The method's optimiser; a tenth of the training to warm up, then a cosine down to a thousandth.
 
         The learning rate is for a batch of 256. It grows with the batch for SGD and LARS (Goyal et al. 2017), with its
         square root for AdamW (Krizhevsky 2014). Norms, biases and other vectors do not decay, nor does LARS scale them.
@@ -383,7 +396,7 @@ class Pretraining(pl.LightningModule):
             kind = {"sgd": torch.optim.SGD, "lars": LARS}[name]
             optimiser = kind(groups, lr=self.method.lr * share, momentum=0.9)
         else:
-            raise ValueError(f"optimiser '{name}' is unknown; choose one of adamw, sgd, lars")
+            raise ValueError(f"optimiser '{name}' is unknown; choose one of {', '.join(OPTIMISERS)}")
         schedule = CosineWarmupScheduler(optimiser, warmup_epochs=max(1, self.steps // 10), max_epochs=self.steps)
         return [optimiser], [schedule]
 
@@ -399,27 +412,33 @@ class Pretraining(pl.LightningModule):
 
     def heard(self, views: list[Tensor]) -> Seen | None:
         """The embeddings that the method itself made of two whole views; None when it did not call the encoder so."""
-        h, z = [], None
+
+        def said(name: str, of: list[Tensor]) -> list[Tensor]:
+            """What this part made of these tensors, or of parts of them."""
+            return [out for part, x, out in self.calls if part == name and any(x is t or x._base is t for t in of)]
+
+        h, z, p = [], [], []
         for view in views:
-            mine = [out for name, x, out in self.calls if name == "encoder" and (x is view or x._base is view)]
-            of_mine = [out for name, x, out in self.calls if name == "head" and any(x is each for each in mine)]
-            if mine:
-                h.append(torch.cat(mine)[: len(view)].detach().float())
-            if of_mine and z is None:
-                z = torch.cat(of_mine)[: len(view)].detach().float()
+            embedded = said("encoder", [view])
+            projected = said("head", embedded)
+            for found, parts in ((h, embedded), (z, projected), (p, said("predictor", projected))):
+                if parts:
+                    found.append(torch.cat(parts)[: len(view)].detach().float())
         self.calls.clear()
-        return Seen(*h, z) if len(h) == 2 else None
+        return Seen(*h, *(of_views[0] if of_views else None for of_views in (z, p))) if len(h) == 2 else None
 
     @torch.no_grad()
     def look(self) -> list[Seen]:
         """The same of the first batches of this epoch, by an own pass as in training, which leaves no trace."""
-        encoder, head = deepcopy(self.method.encoder), deepcopy(getattr(self.method, "head", None))
+        names = ("encoder", "head", "predictor")
+        encoder, head, predictor = (deepcopy(getattr(self.method, name, None)) for name in names)
         epoch, batches = self.dealt
         found = []
         for positions in batches[: self.embedded.maxlen]:
             rows = self.order[positions]
             policy, pixels = self.policy.of(rows), self.pixels[rows]
             h = [encoder(policy(pixels, key(self.seed, epoch, rows, view))).float() for view in (0, 1)]
-            found.append(Seen(*h, None if head is None else head(h[0])))
+            z = None if head is None else head(h[0])
+            found.append(Seen(*h, z, None if z is None or predictor is None else predictor(z)))
         self.calls.clear()
         return found

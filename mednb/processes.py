@@ -1,4 +1,7 @@
-"""Several processes that learn as one: each takes its part of every batch, and the gradients are the whole batch's."""
+"""Several processes that learn as one: each takes its part of every batch, and the gradients are the whole batch's.
+
+Of methods that treat what one process has as a whole (moco and densecl normalise its keys in halves) only nearly so.
+"""
 
 from __future__ import annotations
 

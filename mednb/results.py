@@ -83,12 +83,17 @@ def write_run(out: str | Path, **values) -> dict:
     missing = [name for name in ("stage", "study", "run") if name not in values]
     if missing:
         raise ValueError(f"{Path(out) / 'run.json'} would lack {', '.join(missing)}: a run says stage, study and run")
-    found = {name: _version(name) for name in VERSIONED}
-    versions = {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
-    values = {"versions": versions, "code": code_hash(), "device": _device()} | values
+    values = made_by() | values
     values = json.loads(json.dumps(values, default=_plain))
     files.write_json(Path(out) / "run.json", values)
     return values
+
+
+def made_by() -> dict:
+    """What computes here: `versions` of the libraries, `code` (see `code_hash`) and `device`."""
+    found = {name: _version(name) for name in VERSIONED}
+    versions = {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
+    return {"versions": versions, "code": code_hash(), "device": _device()}
 
 
 def read_run(folder: str | Path) -> dict:
@@ -133,8 +138,8 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     weights = Path(pretrained) / "encoder.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None
-    more = {"options": said.get("options") or {}, "pretrained": str(pretrained), "weights": digest}
-    return {name: said[name] for name in names} | more
+    more = {"options": said["options"]} if said.get("options") else {}
+    return {name: said[name] for name in names} | more | {"pretrained": str(pretrained), "weights": digest}
 
 
 def row(

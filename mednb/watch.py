@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from copy import deepcopy
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,8 @@ from mednb.files import whole
 from mednb.study.progress import duration
 
 METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
-METRICS += ["spread", "effective_rank", "alignment", "uniformity", "projection_spread", "projection_uniformity", "knn"]
+METRICS += ["spread", "effective_rank", "alignment", "uniformity"]
+METRICS += ["projection_spread", "projection_uniformity", "prediction_spread", "knn"]
 KEPT = ("start", "rows", "losses", "seconds", "waited", "images_seen")  # in a checkpoint
 
 
@@ -93,7 +95,7 @@ class Watch(pl.Callback):
         self.images_seen, learner.shown = self.images_seen + learner.shown, 0
         if not np.isfinite(losses).all():
             raise FloatingPointError(
-                f"the loss of {self.values['method']} is {losses[-1]} in epoch {len(self.rows)}; try a smaller "
+                f"the loss of {self.values['method']} is {losses[-1]} in epoch {len(self.rows) + 1}; try a smaller "
                 "learning rate or a larger batch"
             )
         if learner.global_step % learner.batches == 0:
@@ -222,6 +224,16 @@ COLLAPSES = {
         "The two sides of the loss agree without looking: see that one side gets no gradient and that there is a "
         "predictor, or negatives; try half the learning rate, or a slower momentum",
     ),
+    "constant embedding": (
+        "the embeddings of all images are the same",
+        "The encoder no longer tells images apart, though what follows it may still: try half the learning rate, a "
+        "larger batch, or milder views",
+    ),
+    "predictor": (
+        "the predictor says the same of every image, though their projections differ",
+        "Through a predictor that does not listen the encoder learns nothing: see that it is trained and that one side "
+        "gets no gradient; try half the learning rate, less weight decay, or a wider predictor",
+    ),
     "low-rank": (
         "the images lie on a few directions",
         "The views have too little in common, or the learning rate is too high: try milder views, half the learning "
@@ -246,15 +258,21 @@ def collapse(row: dict, start: dict) -> str | None:
     Only comparison can tell: an untrained encoder has a low spread and rank, too. Healthy trainings of all methods here
     kept over two thirds of the spread of their projections, over a quarter of their uniformity, and over a third of
     the embeddings' rank. The uniformity sees a point where the spread is misled: behind a batch norm the images of a
-    collapsed network are one point and a few far ones. NaN, of what a method does not have, is never a collapse.
+    collapsed network are one point and a few far ones. What a predictor says is compared with what it is given. NaN, of
+    what a method does not have (supervised, spark and densecl have no `head`; byol, simsiam and nnclr alone have a
+    predictor), is never a collapse.
     """
 
     def below(name: str, share: float) -> bool:
         return abs(row[name]) < share * abs(start[name])
 
     everything = row.get("classes_of_all", math.inf)
-    if below("projection_spread", 0.33) or below("projection_uniformity", 0.15) or below("spread", 0.33):
+    if below("projection_spread", 0.33) or below("projection_uniformity", 0.15):
         return "constant"
+    if below("spread", 0.33):
+        return "constant embedding"
+    if row.get("prediction_spread", math.nan) < 0.1 * row["projection_spread"]:
+        return "predictor"
     if row.get("prototypes_in_use", math.inf) < 4:
         return "prototype"
     if everything < 4 or row.get("classes_of_one", 0) > 0.9 * everything:
@@ -274,8 +292,9 @@ def verdict(rows: list[dict], start: dict) -> str:
     kind = collapse(last, start)
     if kind is None:
         return f"no collapse ({'; '.join(told)})"
-    since = next(row["epoch"] for row in rows if collapse(row, start) == kind)
+    streak = list(takewhile(lambda row: collapse(row, start) == kind, reversed(rows)))
     seen, cure = COLLAPSES[kind]
+    since = streak[-1]["epoch"] + 1  # as the progress bar counts
     return f"{kind} collapse since epoch {since}: {seen} ({'; '.join(told)}). {cure}."
 
 
@@ -290,25 +309,27 @@ def spoken(name: str) -> str:
 
 def shown(row: dict, name: str) -> bool:
     """Whether a verdict names this number: those that it goes by, where the method has them."""
-    return name in ("spread", "effective_rank", "projection_spread", "projection_uniformity") and not math.isnan(
-        row[name]
-    )
+    numbers = ("spread", "effective_rank", "projection_spread", "projection_uniformity", "prediction_spread")
+    return name in numbers and not math.isnan(row[name])
 
 
 class Seen(NamedTuple):
-    """Embeddings (N, D) of two views of a batch, and the projections (N, d) of the first, if there are any."""
+    """Embeddings (N, D) of two views of a batch; of the first its projections z and predictions p (N, d), if any."""
 
     a: Tensor
     b: Tensor
     z: Tensor | None
+    p: Tensor | None = None
 
 
 def geometry(seen: list[Seen]) -> dict[str, float]:
-    """`embed.geometry` of the embeddings, and the spread of the projections, NaN where a method has none."""
-    a, b = (torch.cat(views) for views in zip(*((each.a, each.b) for each in seen), strict=True))
-    z = torch.cat([each.z for each in seen]) if seen[0].z is not None else a[:0]
-    of_z = (embed.spread(z), embed.uniformity(z)) if len(z) else (math.nan, math.nan)
-    return embed.geometry(a, b) | dict(zip(("projection_spread", "projection_uniformity"), of_z, strict=True))
+    """`embed.geometry` of the embeddings, and how projections and predictions spread, NaN where a method has none."""
+    a, b, z, p = (None if each[0] is None else torch.cat(each) for each in zip(*seen, strict=True))
+    return embed.geometry(a, b) | {
+        "projection_spread": math.nan if z is None else embed.spread(z),
+        "projection_uniformity": math.nan if z is None else embed.uniformity(z),
+        "prediction_spread": math.nan if p is None else embed.spread(p),
+    }
 
 
 def few(images: Images, n: int) -> Images:
@@ -333,7 +354,10 @@ def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20
 
 
 def estimate(learner) -> str:
-    """How long the rest of a training will take, and in how much memory, from the second of two steps of a copy."""
+    """How long the rest of a training will take, and in how much memory, from the second of two steps of a copy.
+
+    Of a GPU this is the peak; of the processor what the process holds after them, less than its peak.
+    """
     import psutil
 
     method = deepcopy(learner.method)

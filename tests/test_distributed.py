@@ -13,24 +13,32 @@ from mednb.methods import METHODS
 
 # Not moco and densecl: they normalise keys in halves of what a process has, so that two processes have four quarters.
 EQUAL = ("simclr", "byol", "simsiam", "barlowtwins", "vicreg", "nnclr", "swav", "dino", "supervised")
+WITH_MAPS = ("spark", "vicregl", "simclr with a decoder")  # these need the stages of a true encoder
 
 pytestmark = pytest.mark.slow
 
 
-def fit(method, out, devices):
+def fit(case, out, devices):
     """Two steps of plain SGD in 32 bits: AdamW would make a step of the last digit of a gradient that is zero."""
+    method, _, decoder = case.partition(" with ")
     encoders.ENCODERS["tiny"] = conftest.tiny()
-    METHODS[method].optimiser, METHODS[method].lr = "sgd", 0.3 if method != "barlowtwins" else 0.003
+    METHODS[method].optimiser, METHODS[method].lr = "sgd", 0.3
+    if case in ("barlowtwins", *WITH_MAPS):
+        METHODS[method].lr = 0.003
     pretrain.precision = lambda side: "32-true"
     images = load("phantoms", size=32, limit=60).where(split="train").take(np.arange(32))
-    values = {"encoder": "tiny", "batch_size": 16, "epochs": 1, "val": images, "checkpoint_minutes": 0}
-    pretrain.fit(images, method, out=out, devices=devices, **values)
+    values = {"encoder": encoder_of(case), "batch_size": 16, "epochs": 1, "val": images, "checkpoint_minutes": 0}
+    pretrain.fit(images, method, out=out, devices=devices, decoder=bool(decoder), **values)
+
+
+def encoder_of(case):
+    return "resnet18" if case in WITH_MAPS else "tiny"
 
 
 def each(folder):
     """What both processes do."""
-    for method in EQUAL:
-        fit(method, folder / method, devices=2)
+    for case in EQUAL + WITH_MAPS:
+        fit(case, folder / case, devices=2)
     rank = torch.distributed.get_rank()
     torch.save(normalised(slice(None, 5) if rank == 0 else slice(5, None), joined=True), folder / f"norm{rank}.pt")
 
@@ -55,17 +63,21 @@ def two(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("method", EQUAL)
-def test_two_processes_learn_what_one_learns(two, tmp_path, monkeypatch, method):
+@pytest.mark.parametrize("case", EQUAL + WITH_MAPS)
+def test_two_processes_learn_what_one_learns(two, tmp_path, monkeypatch, case):
+    method = case.partition(" with ")[0]
     for owner, name in ((pretrain, "precision"), (METHODS[method], "optimiser"), (METHODS[method], "lr")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     monkeypatch.setitem(encoders.ENCODERS, "tiny", conftest.tiny())
-    fit(method, tmp_path, devices=1)
-    alone, together = (encoders.weights(folder / "encoder.safetensors") for folder in (tmp_path, two / method))
-    start = encoders.build("tiny", seed=0).state_dict()
-    assert (alone["conv1.weight"] - start["conv1.weight"]).abs().max() > 1e-3
+    fit(case, tmp_path, devices=1)
+    alone, together = (encoders.weights(folder / "encoder.safetensors") for folder in (tmp_path, two / case))
+    start = encoders.build(encoder_of(case), seed=0).state_dict()
     for name in ("conv1.weight", "bn1.weight", "bn1.bias"):
-        torch.testing.assert_close(together[name], alone[name], rtol=0, atol=1e-5)
+        moved, apart = ((each[name] - alone[name]).norm() for each in (start, together))
+        assert apart < 0.02 * moved  # many batch norms over few positions make the last digits larger
+    if case in EQUAL:
+        assert (alone["conv1.weight"] - start["conv1.weight"]).abs().max() > 1e-3
+        torch.testing.assert_close(together["conv1.weight"], alone["conv1.weight"], rtol=0, atol=1e-5)
     torch.testing.assert_close(together["bn1.running_mean"], alone["bn1.running_mean"], rtol=1e-3, atol=1e-4)
 
 

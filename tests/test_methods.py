@@ -172,7 +172,9 @@ def test_supervised_pretraining_is_the_cross_entropy_of_both_views():
     method = build("supervised")
     every = views()
     labels = wanted(method, every)["labels"]
-    expected = sum(nn.functional.cross_entropy(method.classifier(method.encoder(x)), labels) for x in every) / 2
+    labels[1] = labels[1].roll(1)  # the partner's may be others
+    logits = [method.classifier(method.encoder(x)) for x in every]
+    expected = sum(map(nn.functional.cross_entropy, logits, labels)) / 2
     torch.testing.assert_close(method.loss(*every, labels=labels), expected)
 
 
@@ -206,6 +208,39 @@ def test_a_key_of_the_image_that_asks_is_not_its_negative():
     assert similarities[0, 0] == -torch.inf and similarities[0, 1] == 0
     assert similarities[1, :2].tolist() == [1, 0]
     assert torch.isfinite(similarities[:, 2:]).all()  # of no image: what the queue began with
+
+
+def test_a_key_of_anything_that_a_pair_shows_is_not_its_negative():
+    keys = Keys(2, 2)
+    keys.push(torch.eye(2), torch.tensor([7, 8]))
+    similarities = keys.similarities(torch.ones(3, 2), torch.tensor([7, 6, 9]), torch.tensor([8, 7, 9]))
+    assert torch.isinf(similarities).tolist() == [[True, True], [True, False], [False, False]]
+
+
+@pytest.mark.parametrize("name", ["moco", "densecl"])
+def test_a_key_is_of_the_image_that_its_view_shows(name):
+    method = build(name)
+    every, rows = views(), torch.arange(12)
+    method.loss(*every, rows=rows, partners=rows + 50)
+    keys, of = method.key(every[1]), method.queue.of.rows.tolist()
+    shown = [of.index(row) for row in range(50, 62)]
+    assert sorted(of[:24]) == [*range(12), *range(50, 62)]
+    assert torch.equal(method.queue.keys.rows[shown], keys if name == "moco" else keys[0])
+    if name == "densecl":
+        assert method.dense_queue.of.rows.tolist() == of
+        assert torch.equal(method.dense_queue.keys.rows[shown], nn.functional.normalize(keys[2].mean(1), dim=1))
+
+
+@pytest.mark.parametrize("name", ["moco", "densecl"])
+def test_keys_of_the_image_and_of_its_partner_are_left_out(name):
+    losses = []
+    for before in ((7, 7), (7, 8), (8, 8), (5, 6)):  # the images that the keys are of; the next batch shows 7 and 8
+        method = build(name)
+        for step, shown in enumerate((before, (7, 8))):
+            rows, partners = (torch.full((12,), row) for row in shown)
+            loss = method.loss(*views(step=step), rows=rows, partners=partners)
+        losses.append(loss.item())
+    assert losses[0] == losses[1] == losses[2] < losses[3]
 
 
 def test_prototypes_are_cosines_and_stand_still_while_frozen():

@@ -183,7 +183,7 @@ def test_mocos_queue_holds_the_last_keys_in_order():
     first, second = views(n=12), views(n=12, step=1)
     keys = [torch.cat([method.key(x) for x in each]) for each in (first, second)]
     for each, rows in ((first, torch.arange(12)), (second, torch.arange(12, 24))):
-        method.loss(*each, rows=rows)
+        method.loss(*each, rows=rows, partners=rows)
     assert torch.equal(method.queue.keys.rows, torch.cat([keys[1], keys[0]])[:40])
     assert method.queue.of.rows.tolist() == [*range(12, 24), *range(12, 24), *range(12), *range(4)]
 

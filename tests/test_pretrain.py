@@ -62,7 +62,8 @@ def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     steps = round(len(images) / 8)
     assert list(metrics["epoch"]) == [0, 1, 2]
     assert list(metrics["step"]) == [steps, 2 * steps, 3 * steps]
-    assert np.isfinite(metrics.drop(columns="knn").to_numpy()).all()
+    absent = ["knn"] if method == "byol" else ["knn", "prediction_spread"]
+    assert np.isfinite(metrics.drop(columns=absent).to_numpy()).all()
     assert metrics["data_wait"].between(0, 1).all()
     assert metrics["lr"].iloc[-1] < metrics["lr"].max()
     card = encoders.model_card(tmp_path / "encoder.safetensors")
@@ -70,6 +71,8 @@ def test_a_run_leaves_an_encoder_and_a_row_per_epoch(images, tmp_path, method):
     assert card["method"] == method
     assert card["pretrained_on"] == images.name
     assert card["verdict"]
+    assert {"code", "device"} < set(card)
+    assert "torch" in card["versions"]
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -326,9 +329,9 @@ def test_the_views_of_a_batch_are_those_of_its_images(images):
 def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     made = learner(images)
     made.method.crops = (Crops(2), Crops(3, 0.5, (0.05, 0.3)))
-    made.method.wants = ("labels", "grids", "rows", "partners")
+    made.method.wants = ("labels", "grids", "rows", "partners", "keys")
+    made.partner = lambda table, seed, epoch: np.roll(np.arange(len(table)), 1)
     positions = made.deal(0)[1]
-    made.partners = torch.arange(len(images)).roll(1)
     given, wanted = made.views(positions)
     n = len(positions)
     assert [tuple(x.shape) for x in given] == [(n, 1, 32, 32)] * 2 + [(n, 1, 16, 16)] * 3
@@ -336,7 +339,9 @@ def test_a_method_gets_the_crops_and_the_words_that_it_wants(images):
     rows = made.order[positions]
     assert torch.equal(wanted["rows"], rows)
     assert torch.equal(wanted["partners"], made.partners[rows])
-    assert wanted["labels"].tolist() == images.labels[rows.numpy()].tolist()
+    of = rows, made.partners[rows]
+    assert [each.tolist() for each in wanted["labels"]] == [images.labels[of[n % 2]].tolist() for n in range(5)]
+    assert torch.equal(wanted["keys"], views.key(0, 0, rows, -1))
     # Even views show the image, odd ones the partner.
     small = made.policy.of_crops(made.method.crops[1])
     partner = torch.from_numpy(np.array(images.pixels))[made.partners[rows]]
@@ -362,6 +367,17 @@ def test_where_the_pixels_lie_does_not_change_the_encoder(images, tmp_path, monk
         pretrain.fit(images, "byol", encoder="tiny", batch_size=8, epochs=2, out=tmp_path / name)
         monkeypatch.setattr(pretrain, "free_memory", lambda device: 0)
     assert same(state(tmp_path / "device"), state(tmp_path / "map"))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "imagenet"])
+def test_every_method_runs_on_real_images(data_root, tmp_path, method):
+    real = load("busi", data_root, size=32, limit=150).where(split="train").take(np.arange(64))
+    pretrain.fit(real, method, batch_size=16, epochs=1, out=tmp_path)
+    card = encoders.model_card(tmp_path / "encoder.safetensors")
+    assert card["images_seen"] == (64 if METHODS[method].pretrains else 0)
+    assert card["dataset"] == "busi"
+    assert all(torch.isfinite(value).all() for value in state(tmp_path).values())
 
 
 # -------------------- optimisers
@@ -403,7 +419,42 @@ def test_a_method_may_ask_for_small_gradients(images, tmp_path, monkeypatch):
     assert {most for _, most in norms} == {1e-3}
 
 
+@pytest.mark.parametrize("decoder", [False, True])
+def test_options_are_the_methods_own_values_and_stand_in_the_card(images, tmp_path, decoder):
+    options = {"temperature": 0.5, "width": 16, "lr": 0.01, "clip": 1}
+    made = learner(images, encoder="resnet18", options=options, decoder=decoder).method
+    both = [made.on_encoder, made.on_decoder] if decoder else [made]
+    assert all(each.nt_xent.temperature == 0.5 for each in both)
+    assert (made.lr, made.clip, made.weight_decay) == (0.01, 1, METHODS["simclr"].weight_decay)
+    if not decoder:
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path, options=options)
+        assert encoders.model_card(tmp_path / "encoder.safetensors")["options"] == options
+    assert METHODS["simclr"].lr == 1e-3
+
+
+def test_no_options_are_no_options(images, tmp_path):
+    for name, given in (("none", None), ("empty", {}), ("default", {"lr": 1e-3})):
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path / name, options=given)
+    assert same(state(tmp_path / "none"), state(tmp_path / "empty"))
+    assert same(state(tmp_path / "none"), state(tmp_path / "default"))
+    assert "options" not in encoders.model_card(tmp_path / "empty" / "encoder.safetensors")
+
+
 # -------------------- refused
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "why"),
+    [
+        ("simclr", {"queue": 9}, "simclr has no option 'queue'"),
+        ("spark", {"cell": 40}, "fill images of 32"),
+        ("densecl", {"stride": 5}, "stride is 5; choose one of 4, 8, 16, 32"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_anything_is_written(images, tmp_path, method, options, why):
+    with pytest.raises(ValueError, match=why):
+        pretrain.fit(images, method, batch_size=8, out=tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(images, tmp_path):
@@ -452,6 +503,6 @@ def test_spark_refuses_a_size_without_cells_before_it_starts(images, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path, monkeypatch):
     monkeypatch.setattr(OfProjections, "loss", lambda self, a, b, **_: self.project(a).sum() * float("nan"))
-    with pytest.raises(FloatingPointError, match="the loss of simclr is nan in epoch 0; try a smaller learning rate"):
+    with pytest.raises(FloatingPointError, match="the loss of simclr is nan in epoch 1; try a smaller learning rate"):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, out=tmp_path)
     assert not (tmp_path / "encoder.safetensors").exists()

@@ -8,8 +8,10 @@ from torch import nn
 
 from mednb import encoders, unet
 from mednb.methods.spark import SparK, at, batch_norm, cell_of, cells, masked_features
+from mednb.views import key
 
 ENCODERS = ["resnet18", "resnet50", "convnext_tiny"]
+KEYS = torch.arange(2)
 
 
 @pytest.fixture(scope="module", params=ENCODERS)
@@ -43,7 +45,7 @@ def statistics(network):
 def test_changing_hidden_pixels_changes_no_output_and_no_batch_norm_statistic(spark, size, cell):
     x = torch.randn(3, 1, size, size)
     cell = cell or cell_of(size)
-    visible = spark.mask(x, cell)
+    visible = spark.mask(torch.arange(3), size // cell)
     hidden = visible.logical_not().repeat_interleave(cell, 2).repeat_interleave(cell, 3)  # what is to be painted
     other = torch.where(hidden, 100 * torch.randn_like(x), x)
     outcomes = []
@@ -65,7 +67,7 @@ def test_with_everything_visible_it_is_the_dense_network(spark):
 
 def test_hidden_positions_are_zero_at_every_stage(spark):
     x = torch.randn(2, 1, 128, 128)
-    visible = spark.mask(x, 32)
+    visible = spark.mask(torch.arange(2), 4)
     for each in spark.encode(x, visible):
         assert not each.masked_select(~at(visible, each)).any()
         assert each.shape[1] == 0 or each.masked_select(at(visible, each)).any()
@@ -75,13 +77,12 @@ def test_hidden_positions_are_zero_at_every_stage(spark):
 def test_what_the_loss_asks_for_is_what_was_hidden_at_any_size(small, size):
     """A painting of the cells that are asked for moves the loss, one of the cells that were shown does not."""
     x = torch.randn(2, 1, size, size)
-    visible = small.mask(x, cell_of(size))
-    small.mask = lambda x, cell: visible
+    visible = small.mask(KEYS, size // cell_of(size))
     small.paint, shown = nn.Identity(), at(visible, x)
     painted, lost = [torch.zeros_like(x), torch.where(shown, 1e3, 0.0), torch.where(shown, 0.0, 1e3)], []
     for picture in painted:
         small.decoder = Painting(picture)
-        lost.append(small.loss(x).item())
+        lost.append(small.loss(x, KEYS).item())
     assert lost[1] == lost[0] < 1.1
     assert lost[2] > 1e5
 
@@ -95,29 +96,28 @@ def test_cells_are_the_largest_that_fit_in_without_a_rest():
 @pytest.mark.parametrize("size", [127, 148, 4])
 def test_a_size_that_cannot_be_cut_into_cells_is_a_sentence(small, size):
     with pytest.raises(ValueError, match=f"no cells of .* fill images of {size}: take a multiple of 32"):
-        small.loss(torch.zeros(2, 1, size, size))
+        small.loss(torch.zeros(2, 1, size, size), KEYS)
 
 
 @pytest.mark.parametrize("size, cell, kept", [(224, 32, 20), (256, 32, 26), (128, 32, 6), (64, 16, 6), (32, 32, 1)])
 def test_the_papers_number_of_cells_stays_visible_in_each_image(small, size, cell, kept):
-    visible = small.mask(torch.zeros(5, 1, size, size), cell)
+    visible = small.mask(torch.arange(5), size // cell)
     assert visible.flatten(1).sum(1).tolist() == [kept] * 5
 
 
-def test_the_mask_differs_between_images_and_comes_from_torchs_generator(small):
-    x = torch.zeros(4, 1, 128, 128)
+def test_a_mask_is_its_images_own_whatever_else_is_in_the_batch(small):
+    keys = key(0, 0, torch.arange(200))
+    whole = small.mask(keys, 4)
     torch.manual_seed(1)
-    first, second = small.mask(x, 32), small.mask(x, 32)
-    torch.manual_seed(1)
-    assert torch.equal(first, small.mask(x, 32))
-    assert not torch.equal(first, second)
-    assert not torch.equal(first[0], first[1])
+    assert torch.equal(small.mask(keys[[7, 3]], 4), whole[[7, 3]])
+    assert len(whole.flatten(1).unique(dim=0)) > 190
+    torch.testing.assert_close(whole.float().mean(0), torch.full((1, 4, 4), 6 / 16), atol=0.12, rtol=0)
 
 
 def test_batch_norm_counts_visible_positions_only(small):
     norm = nn.BatchNorm2d(3).train()
     x = torch.randn(4, 3, 8, 8) * 5 + 2
-    visible = small.mask(torch.zeros(4, 1, 32, 32), 8)
+    visible = small.mask(torch.arange(4), 4)
     y = batch_norm(norm, x * at(visible, x), visible)
     seen = y.movedim(1, -1)[at(visible, y)[:, 0]]
     torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
@@ -125,19 +125,38 @@ def test_batch_norm_counts_visible_positions_only(small):
     torch.testing.assert_close(norm.running_mean, 0.1 * x.movedim(1, -1)[at(visible, x)[:, 0]].mean(0))
 
 
-def test_the_loss_sees_hidden_cells_only_and_is_one_for_a_painting_of_zeros(small, monkeypatch):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_batch_norm_is_that_of_its_formula(small, layout):
+    visible, weight = small.mask(torch.arange(4), 4), torch.randn(4, 3, 8, 8)
+
+    def by_formula(norm, x, visible):
+        seen = at(visible, x)
+        mean = (x * seen).sum((0, 2, 3), keepdim=True) / seen.sum()
+        var = ((x - mean).square() * seen).sum((0, 2, 3), keepdim=True) / seen.sum()
+        y = (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return torch.where(seen, y, 0)
+
+    x, found = torch.randn(4, 3, 8, 8).contiguous(memory_format=layout), []
+    for of in (batch_norm, by_formula):
+        norm, given = nn.BatchNorm2d(3), x.clone().requires_grad_()
+        (of(norm, given, visible) * weight).sum().backward()
+        found.append((given.grad, norm.weight.grad, norm.bias.grad))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_sees_hidden_cells_only_and_is_one_for_a_painting_of_zeros(small):
     x = torch.randn(2, 1, 64, 64) * 3 + 1
-    visible = small.mask(x, 16)
-    monkeypatch.setattr(small, "mask", lambda x, cell: visible)
+    visible = small.mask(KEYS, 4)
     small.paint = nn.Identity()
     shown = torch.zeros_like(x)
     small.decoder = Painting(shown)
     n = 16 * 16
-    assert small.loss(x).item() == pytest.approx((n - 1) / n, abs=1e-4)  # the variance is the unbiased one
+    assert small.loss(x, KEYS).item() == pytest.approx((n - 1) / n, abs=1e-4)  # the variance is the unbiased one
     small.decoder = Painting(torch.where(at(visible, x), 1e3, shown))
-    assert small.loss(x).item() == pytest.approx((n - 1) / n, abs=1e-4)
+    assert small.loss(x, KEYS).item() == pytest.approx((n - 1) / n, abs=1e-4)
     small.decoder = Painting(torch.where(at(visible, x), shown, 1e3))
-    assert small.loss(x).item() > 1e5
+    assert small.loss(x, KEYS).item() > 1e5
 
 
 def test_a_painting_of_the_normalised_cells_costs_nothing(small):
@@ -147,7 +166,7 @@ def test_a_painting_of_the_normalised_cells_costs_nothing(small):
     perfect = nn.functional.fold(target.transpose(1, 2), 64, 16, stride=16)
     small.paint = nn.Identity()
     small.decoder = Painting(perfect)
-    assert small.loss(x).item() == pytest.approx(0, abs=1e-10)
+    assert small.loss(x, KEYS).item() == pytest.approx(0, abs=1e-10)
 
 
 def test_cells_are_cut_as_the_mask_lies():
@@ -171,8 +190,8 @@ def test_it_learns_to_paint(small):
     x = nn.functional.interpolate(rough, size=(32, 32), mode="bilinear")
     optimiser = torch.optim.AdamW(small.parameters(), 1e-3)
     losses = []
-    for _ in range(20):
-        loss = small.loss(x)
+    for step in range(20):
+        loss = small.loss(x, key(0, step, torch.arange(8)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

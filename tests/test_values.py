@@ -3,7 +3,7 @@
 import pytest
 
 from mednb import methods
-from mednb.study.values import NAMED, faults, names
+from mednb.study.values import NAMED, faults, misset, names
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,32 @@ def test_a_right_value_has_no_fault(name, value):
 def test_the_names_of_methods_are_those_of_their_files():
     assert names("method") == sorted(methods.METHODS)
     assert all(names(each) for each in NAMED)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        (
+            "moco",
+            {"temprature": 0.1},
+            "no option 'temprature'; did you mean 'temperature'? Its options: width",
+        ),
+        ("moco", {"queue": "long"}, "queue: 'long' is no whole number; its default is 1024. Its options: width (whole"),
+        ("spark", {"cell": 8.5}, "cell: 8.5 is no whole number"),
+        ("spark", {"encoder": "resnet18"}, "spark has no option 'encoder'"),
+        ("byol", {"lr": -1}, "lr is -1.0, which is less than 0"),
+        ("byol", {"optimiser": "adam"}, "optimiser 'adam' is unknown; choose one of adamw, sgd, lars"),
+        ("none", {"lr": 0.1}, "none has no option 'lr'. Its options: none"),
+    ],
+)
+def test_an_option_that_the_method_does_not_have_is_a_sentence_that_lists_those_it_has(method, options, said):
+    (fault,) = misset({"method": method, "options": options})
+    assert said in fault
+
+
+def test_every_method_says_what_can_be_set_and_takes_it():
+    assert not list(misset({"method": "moco", "options": {"queue": 65536, "temperature": 1, "clip": 5, "lr": 1e-4}}))
+    for name, method in methods.METHODS.items():
+        known = methods.options(name)
+        assert all(each.kind for each in known.values())
+        assert ({"lr", "weight_decay", "optimiser", "clip"} <= set(known)) == method.pretrains

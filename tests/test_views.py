@@ -523,5 +523,7 @@ def test_an_unknown_policy_names_the_known_ones():
 def test_examples_are_two_different_views_as_pictures(pixels):
     first, second = views.examples(pixels.numpy(), "ultrasound")
     assert first.shape == second.shape == (6, 32, 32)
+    coloured = torch.stack([pixels, pixels // 2, 0 * pixels], 1).numpy()
+    assert views.examples(coloured, "photo")[0].shape == (6, 3, 32, 32)
     assert 0 <= first.min() < first.max() <= 1
     assert not np.allclose(first, second)

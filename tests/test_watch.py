@@ -18,7 +18,7 @@ from mednb.methods.simsiam import SimSiam
 from mednb.methods.swav import SwAV
 
 START = {"spread": 0.5, "effective_rank": 15.0, "projection_spread": 0.8, "projection_uniformity": -2.4}
-START |= {"alignment": 0.4, "uniformity": -0.7}
+START |= {"prediction_spread": 0.8, "alignment": 0.4, "uniformity": -0.7}
 ROW = {"epoch": 9, **START}
 
 
@@ -61,7 +61,27 @@ class Unbalanced(SwAV):
         return torch.softmax(self.prototypes(z).detach() / 0.05, dim=1)
 
 
-BROKEN = {"byol": (NoPredictor, ThroughTheTarget), "simsiam": (NoStopGradient,)}
+class GradientIntoTheTarget(BYOL):
+    def __init__(self, encoder):
+        super().__init__(encoder, stop_gradient=False)
+
+
+class SimSiamWithoutPredictor(SimSiam):
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        self.predictor = nn.Identity()
+
+
+class DeafPredictor(BYOL):
+    """It says the same of every image."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        nn.init.zeros_(self.predictor.layers[-1].weight).requires_grad_(False)
+
+
+BROKEN = {"byol": (NoPredictor, ThroughTheTarget, GradientIntoTheTarget)}
+BROKEN["simsiam"] = (NoStopGradient, SimSiamWithoutPredictor)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +113,15 @@ def test_a_healthy_training_is_not_called_a_collapse(images, tmp_path, monkeypat
 @pytest.mark.parametrize("method", [broken for kinds in BROKEN.values() for broken in kinds])
 def test_without_predictor_or_stop_gradient_the_collapse_is_told(images, tmp_path, monkeypatch, small, method):
     card = train(images.where(split="train"), method, tmp_path, monkeypatch)
-    assert card["verdict"].startswith("constant collapse since epoch ")
-    assert "see that one side gets no gradient" in card["verdict"]
+    kind = "predictor" if method is GradientIntoTheTarget else "constant"
+    assert card["verdict"].startswith(f"{kind} collapse since epoch ")
+    assert "that one side gets no gradient" in card["verdict"]
+
+
+def test_a_predictor_that_says_the_same_of_every_image_is_told(images, tmp_path, monkeypatch, small):
+    card = train(images.where(split="train"), DeafPredictor, tmp_path, monkeypatch, epochs=3)
+    assert card["verdict"].startswith("predictor collapse since epoch ")
+    assert "prediction spread " in card["verdict"]
 
 
 def test_assignments_that_are_not_balanced_are_told(images, tmp_path, monkeypatch, small):
@@ -133,7 +160,10 @@ def test_the_first_process_decides_whether_a_training_has_collapsed(images, tmp_
     ("change", "kind"),
     [
         ({}, None),
-        ({"spread": 0.1}, "constant"),
+        ({"spread": 0.1}, "constant embedding"),
+        ({"prediction_spread": 0.05}, "predictor"),
+        ({"prediction_spread": 0.5}, None),
+        ({"prediction_spread": math.nan}, None),
         ({"projection_spread": 0.1}, "constant"),
         ({"projection_uniformity": -0.1}, "constant"),
         ({"projection_spread": math.nan, "projection_uniformity": math.nan}, None),
@@ -149,9 +179,15 @@ def test_each_kind_of_collapse_has_its_sign(change, kind):
     row = ROW | change
     assert watch.collapse(row, START) == kind
     said = watch.verdict([ROW | {"epoch": 8}, row], START)
-    assert said.startswith(f"{kind} collapse since epoch 9: " if kind else "no collapse (")
+    assert said.startswith(f"{kind} collapse since epoch 10: " if kind else "no collapse (")
     assert "nan" not in said
     assert all(f"{name.replace('_', ' ')} " in said for name in change if not math.isnan(row[name]))
+
+
+def test_a_collapse_is_told_since_it_last_began():
+    good, bad = ROW | {"epoch": 0}, {"effective_rank": 2.0}
+    rows = [good, good | bad | {"epoch": 1}, good | {"epoch": 2}, *(good | bad | {"epoch": n} for n in (3, 4))]
+    assert watch.verdict(rows, START).startswith("low-rank collapse since epoch 4: ")
 
 
 def test_an_encoder_of_low_rank_from_the_start_has_not_collapsed():

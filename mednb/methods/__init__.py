@@ -1,6 +1,10 @@
 """Methods of pretraining: one file each. The key is the file's name, in notebooks, runs, tables and legends."""
 
+import difflib
+import inspect
+
 from mednb.methods.barlowtwins import BarlowTwins
+from mednb.methods.base import OPTIMISERS, RECIPE
 from mednb.methods.byol import BYOL
 from mednb.methods.densecl import DenseCL
 from mednb.methods.dino import DINO
@@ -15,6 +19,7 @@ from mednb.methods.supervised import Supervised
 from mednb.methods.swav import SwAV
 from mednb.methods.vicreg import VICReg
 from mednb.methods.vicregl import VICRegL
+from mednb.study.notebook import WORDS, Parameter
 
 METHODS = {
     "none": RandomInitialisation,
@@ -40,3 +45,35 @@ def method(name: str):
     if name not in METHODS:
         raise ValueError(f"method '{name}' is unknown; choose one of {', '.join(METHODS)}")
     return METHODS[name]
+
+
+def options(name: str) -> dict[str, Parameter]:
+    """What can be set of a method: what it is built with, but for the encoder, and the recipe of its optimiser."""
+    of = method(name)
+    if not of.pretrains:
+        return {}
+    own = list(inspect.signature(of).parameters.values())[1:]
+    defaults = {each.name: (each.default, each.annotation) for each in own}
+    defaults |= {each: (getattr(of, each), "float") for each in RECIPE}
+    return {each: Parameter(each, default, str(kind)) for each, (default, kind) in defaults.items()}
+
+
+def accepted(name: str, given: dict) -> dict:
+    """The values `given` as options of a method; ValueError with all options when one is unknown or does not fit."""
+    known = options(name)
+    listed = ", ".join(f"{each.name} ({WORDS[each.kind]})" for each in known.values())
+    unknown = [each for each in given if each not in known]
+    if unknown:
+        near = difflib.get_close_matches(str(unknown[0]), known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise ValueError(f"method {name} has no option {unknown[0]!r}{hint} Its options: {listed or 'none'}")
+    try:
+        found = {each: known[each].accept(value) for each, value in given.items()}
+    except ValueError as error:
+        raise ValueError(f"an option of method {name} does not fit: {error}. Its options: {listed}") from None
+    for each, value in found.items():
+        if isinstance(value, (int, float)) and value < 0:
+            raise ValueError(f"an option of method {name} does not fit: {each} is {value}, which is less than 0")
+    if found.get("optimiser", OPTIMISERS[0]) not in OPTIMISERS:
+        raise ValueError(f"optimiser '{found['optimiser']}' is unknown; choose one of {', '.join(OPTIMISERS)}")
+    return found

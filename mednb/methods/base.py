@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from mednb.datasets import Images
 
 STRIDES = (4, 8, 16, 32)  # of the stages of a ResNet or a ConvNeXt; from each to the next the channels double
+OPTIMISERS = ("adamw", "sgd", "lars")
+RECIPE = ("lr", "weight_decay", "optimiser", "clip")  # what can be set of every method besides what it is built with
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class Method(nn.Module):
     """A way to pretrain `encoder` without labels.
 
     A method adds its heads in `__init__` and says in `loss` what it wants of two views, or more, of the same thing.
-    What is kept in the end is `self.encoder` alone. Its attributes are the recipe: the paper's, scaled to small
-    encoders, images of 32 to 128 pixels and some hundred to some thousand steps.
+    What is kept in the end is `self.encoder` alone. Its attributes are the recipe, for small encoders,
+    images of 32 to 128 pixels and some hundred to some thousand steps: SwAV and SimSiam keep their papers' optimisers,
+    all others were given AdamW; heads, queues and batches are smaller than the papers'.
     """
 
     batch_size = 256  # images
@@ -48,9 +51,10 @@ class Method(nn.Module):
     wants: tuple[str, ...] = ()
     """What `loss` is given by name besides the views.
 
-    - `labels` (N,) int64: the classes of the images.
+    - `labels`: for each view (N,) int64, the class of the image that it shows.
     - `rows` (N,) int64: the images' rows in their table.
     - `partners` (N,) int64: the rows of their partners.
+    - `keys` (N,) int64: one of each image in this epoch, for what a method draws itself (`views.keys.uniform`).
     - `grids`: for each view (N, h, w, 2), where each of its pixels comes from, x and y between -1 and 1 in the image.
     """
     progress = 0.0  # the share of the training that is done
@@ -60,8 +64,19 @@ class Method(nn.Module):
         self.encoder = encoder
 
     @classmethod
-    def check(cls, images: Images) -> None:
-        """ValueError, before anything is built or written, when the method cannot learn from these images."""
+    def made(cls, encoder: nn.Module, **options: object) -> Method:
+        """The method around an encoder, with these options (see `methods.options`) in place of its own values."""
+        method = cls(encoder, **{name: value for name, value in options.items() if name not in RECIPE})
+        for name in options.keys() & RECIPE:
+            setattr(method, name, options[name])
+        return method
+
+    @classmethod
+    def check(cls, images: Images, **options: object) -> None:
+        """ValueError, before anything is built or written, when the method with these options cannot learn from these
+        images."""
+        if options.get("stride", STRIDES[0]) not in STRIDES:
+            raise ValueError(f"stride is {options['stride']}; choose one of {', '.join(map(str, STRIDES))}")
 
     def loss(self, *views: Tensor, **wanted: Tensor) -> Tensor:
         """Batches of views (N, C, H, W), row i of all showing the same thing -> one number."""
@@ -166,13 +181,14 @@ class Keys(nn.Module):
         self.keys.push(k)
         self.of.push(rows)
 
-    def similarities(self, q: Tensor, rows: Tensor) -> Tensor:
-        """Unit vectors (N, width) of the images in `rows` -> (N, length); -inf where a key is of the same image.
+    def similarities(self, q: Tensor, *rows: Tensor) -> Tensor:
+        """Unit vectors (N, width) -> (N, length); -inf where a key is of the image in any of `rows`, each (N,).
 
         In 32 bits: in 16, near neighbours are equally near.
         """
+        left_out = (torch.stack(rows)[..., None] == self.of.rows).any(0)  # (N, length)
         with torch.autocast(q.device.type, enabled=False):
-            return (q.float() @ self.keys.rows.T).masked_fill(rows[:, None] == self.of.rows, -torch.inf)
+            return (q.float() @ self.keys.rows.T).masked_fill(left_out, -torch.inf)
 
 
 class Prototypes(nn.Module):

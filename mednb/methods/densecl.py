@@ -22,7 +22,7 @@ class DenseCL(Method):
     """
 
     batch_size = 64
-    wants = ("rows",)
+    wants = ("rows", "partners")
     looks_at_maps = True
 
     def __init__(
@@ -52,21 +52,23 @@ class DenseCL(Method):
     def key(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.cat, zip(*(self.look(half, *self.momentum) for half in halves(x)), strict=True)))
 
-    def loss(self, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+    def loss(self, a: Tensor, b: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
         keys = self.key(a), self.key(b)
         queries = [self.look(x, self.encoder, *self.heads) for x in (a, b)]
         with torch.autocast(a.device.type, enabled=False):
-            losses = [self.both(q, k, rows) for q, k in zip(queries, keys[::-1], strict=True)]
-        for k, _, dense_k in keys:
-            self.queue.push(k, rows)
-            self.dense_queue.push(F.normalize(dense_k.mean(1), dim=1), rows)
+            losses = [self.both(q, k, rows, partners) for q, k in zip(queries, keys[::-1], strict=True)]
+        for (k, _, dense_k), of in zip(keys, (rows, partners), strict=True):
+            self.queue.push(k, of)
+            self.dense_queue.push(F.normalize(dense_k.mean(1), dim=1), of)
         return sum(losses) / 2
 
-    def both(self, query: tuple[Tensor, ...], key: tuple[Tensor, ...], rows: Tensor) -> Tensor:
+    def both(self, query: tuple[Tensor, ...], key: tuple[Tensor, ...], *rows: Tensor) -> Tensor:
+        """The loss of a view's vector and cells; keys of the images in `rows`, each (N,), are left out."""
         (q, f, r), (k, g, t) = query, key  # vectors, cells' features and cells' vectors of two views
-        vectors = info_nce((q * k).sum(1), self.queue.similarities(q, rows), self.temperature)
+        vectors = info_nce((q * k).sum(1), self.queue.similarities(q, *rows), self.temperature)
         t = select_most_similar(f, g, t)  # (N, S, d), each cell's positive
-        negative = self.dense_queue.similarities(r.flatten(0, 1), rows.repeat_interleave(r.shape[1]))  # (N S, K)
+        of_cells = (each.repeat_interleave(r.shape[1]) for each in rows)
+        negative = self.dense_queue.similarities(r.flatten(0, 1), *of_cells)  # (N S, K)
         cells = info_nce((r * t).sum(2).flatten(), negative, self.temperature)
         return (1 - self.dense) * vectors + self.dense * cells
 

@@ -18,7 +18,7 @@ class DINO(Method):
     The teacher is a moving average of the student and gets no gradient. Its answers over `width` classes without names
     are centred, so that no class takes all, and sharpened by a low temperature, so that not all classes are equally
     likely: each alone would collapse, both together do not. That temperature rises from 0.04 to 0.07 over the first
-    third of the training; at the very start the student's last layer stands still. The loss at chance is log(width).
+    30 % of the training; at the very start the student's last layer stands still. The loss at chance is log(width).
     """
 
     batch_size = 64

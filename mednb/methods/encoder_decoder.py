@@ -1,5 +1,7 @@
 """Encoder-decoder pretraining: the decoder learns without labels, too (Figueiras 2024; DeCon, Quetin 2025)."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from mednb import unet
@@ -14,13 +16,13 @@ class EncoderDecoder(Method):
     projections and signs that are watched are those of the encoder's half.
     """
 
-    def __init__(self, encoder, of: type[Method]):
+    def __init__(self, encoder: nn.Module, of: Callable[[nn.Module], Method]):
         super().__init__(encoder)
         self.decoder = unet.decoder(encoder)
         self.on_encoder = of(encoder)
         self.on_decoder = of(unet.DecoderAsEncoder(encoder, self.decoder))
         for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "clip", "crops", "wants"):
-            setattr(self, recipe, getattr(of, recipe))
+            setattr(self, recipe, getattr(self.on_encoder, recipe))
 
     @staticmethod
     def check_method(of: type[Method]) -> None:
@@ -35,6 +37,10 @@ class EncoderDecoder(Method):
     @property
     def head(self) -> nn.Module:
         return self.on_encoder.head
+
+    @property
+    def predictor(self) -> nn.Module:
+        return self.on_encoder.predictor
 
     def loss(self, *views: Tensor, **wanted) -> Tensor:
         return self.on_encoder.loss(*views, **wanted) + self.on_decoder.loss(*views, **wanted)

@@ -17,11 +17,11 @@ class MoCo(Method):
     Keys come from a slowly moving copy of the network, without gradient, so that those in the queue, made by networks
     of the last steps, can still be compared. Both views ask, and both give keys (as in v3). The paper's queue of 65,536
     is a twentieth of ImageNet; this one passes through a medical set in a few epochs, and is longer than some, so that
-    older keys of the image that asks are left out. Chance level of the loss is log(1 + length of the queue).
+    older keys of what a pair shows are left out. Chance level of the loss is log(1 + length of the queue).
     """
 
     batch_size = 64  # the negatives come from the queue; more steps are worth more
-    wants = ("rows",)
+    wants = ("rows", "partners")
 
     def __init__(
         self, encoder: nn.Module, width: int = 128, temperature: float = 0.2, m: float = 0.99, queue: int = 1024
@@ -39,16 +39,16 @@ class MoCo(Method):
         k = torch.cat([self.momentum(half) for half in halves(x)])
         return F.normalize(k.float(), dim=1)  # (N, d)
 
-    def loss(self, a: Tensor, b: Tensor, rows: Tensor) -> Tensor:
+    def loss(self, a: Tensor, b: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
         k_a, k_b = self.key(a), self.key(b)  # (N, d)
         q_a, q_b = (F.normalize(self.head(self.encoder(x)).float(), dim=1) for x in (a, b))  # (N, d)
         with torch.autocast(a.device.type, enabled=False):
             loss = sum(
-                info_nce((q * k).sum(1), self.queue.similarities(q, rows), self.temperature)
+                info_nce((q * k).sum(1), self.queue.similarities(q, rows, partners), self.temperature)
                 for q, k in ((q_a, k_b), (q_b, k_a))
             )
-        for k in (k_b, k_a):
-            self.queue.push(k, rows)
+        self.queue.push(k_b, partners)
+        self.queue.push(k_a, rows)
         return loss / 2
 
     def after_step(self, step: int, steps: int) -> None:

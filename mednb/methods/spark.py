@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mednb import encoders, unet
 from mednb.datasets import Images
 from mednb.methods.base import Crops, Method
+from mednb.views.keys import uniform
 
 
 class SparK(Method):
@@ -22,11 +23,13 @@ class SparK(Method):
     `cell` is the side of a cell in pixels: 32, the encoder's stride, as in the paper; smaller images take a quarter of
     their side, since 64 pixels have only four cells of 32, and sides that this does not divide the next smaller number
     that does. A position of a map that is coarser than the cells is visible when any of its cells is. `hidden` is the
-    share of cells that is hidden.
+    share of cells that is hidden. From the authors' code differ: projections are 1 x 1, the decoder is a U-Net that
+    concatenates maps where theirs adds them, and the recipe is AdamW's, not LAMB's.
     """
 
     batch_size = 64
     has_decoder = True
+    wants = ("keys",)
     crops = (Crops(1, 1.0, (0.67, 1.0), plain=True),)  # no jitter of brightness: it hurts, as the authors found
 
     def __init__(self, encoder: nn.Module, hidden: float = 0.6, cell: int | None = None):
@@ -41,21 +44,23 @@ class SparK(Method):
         self.paint = nn.Conv2d(unet.WIDTHS[-1], encoders.first_layer(encoder).in_channels, 1)
 
     @classmethod
-    def check(cls, images: Images) -> None:
-        cell_of(images.size)
+    def check(cls, images: Images, cell: int | None = None, **_: object) -> None:
+        cell_of(images.size, cell)
 
-    def loss(self, x: Tensor) -> Tensor:
+    def loss(self, x: Tensor, keys: Tensor) -> Tensor:
         cell = cell_of(x.shape[-1], self.cell)
-        visible = self.mask(x, cell)  # (N, 1, f, f)
+        visible = self.mask(keys, x.shape[-1] // cell)  # (N, 1, f, f)
         painted = self.paint(self.decoder([x, *self.filled(self.encode(x, visible), visible)]))  # (N, C, H, W)
         target, painted = cells(x.float(), cell), cells(painted.float(), cell)  # (N, f * f, C * cell * cell)
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
         return (painted - target).square().mean(-1)[~visible.flatten(1)].mean()  # of the hidden cells
 
-    def mask(self, x: Tensor, cell: int) -> Tensor:
-        """Which cells are visible: (N, 1, f, f) bool, equally many in each image, at least one."""
-        f = x.shape[-1] // cell
-        order = torch.rand(len(x), f * f, device=x.device).argsort(1).argsort(1)
+    def mask(self, keys: Tensor, f: int) -> Tensor:
+        """Which of f x f cells are visible: keys (N,) -> (N, 1, f, f) bool, equally many in each image, at least one.
+
+        A mask is its image's own in an epoch: other images of the batch, devices or a resumed run change nothing.
+        """
+        order = uniform(keys, f * f).argsort(1).argsort(1)
         return (order < max(1, round(f * f * (1 - self.hidden)))).view(-1, 1, f, f)
 
     def encode(self, x: Tensor, visible: Tensor) -> list[Tensor]:
@@ -77,7 +82,7 @@ def cell_of(side: int, wanted: int | None = None) -> int:
     side hide little: a blur paints them.
     """
     wanted = wanted or min(32, side // 4)
-    fit = [n for n in range(wanted, max(1, wanted // 2 - 1), -1) if side % n == 0]
+    fit = [n for n in range(min(wanted, side // 2), max(1, wanted // 2 - 1), -1) if side % n == 0]
     if not fit:
         raise ValueError(f"no cells of {wanted // 2} to {wanted} pixels fill images of {side}: take a multiple of 32")
     return fit[0]
@@ -95,11 +100,15 @@ def at(visible: Tensor, x: Tensor) -> Tensor:
 
 
 def batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Tensor) -> Tensor:
-    """Batch norm whose statistics are those of the visible positions; 0 at the others."""
+    """Batch norm whose statistics are those of the visible positions; 0 at the others.
+
+    They are as many images of one pixel: of one image (1, C, M, 1) with these strides, torch's gradient on the
+    processor is wrong.
+    """
     where = at(visible, x)[:, 0]  # (N, h, w)
     rows = x.movedim(1, -1)[where]  # (M, C)
     out = torch.zeros_like(x, memory_format=torch.channels_last).movedim(1, -1)
-    out[where] = norm(rows.T[None, :, :, None])[0, :, :, 0].T.to(out.dtype)
+    out[where] = norm(rows[:, :, None, None])[:, :, 0, 0].to(out.dtype)
     return out.movedim(-1, 1)
 
 
@@ -129,7 +138,6 @@ def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tens
             for n in range(1, depth + 1):
                 x = batch_norm(getattr(block, f"bn{n}"), seen(getattr(block, f"conv{n}")(x)), visible)
                 x = encoder.relu(x) if n < depth else x
-            kept = kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)
-            x = encoder.relu(x + kept)
+            x = encoder.relu(x + (kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)))
         maps.append(x)
     return maps

@@ -25,13 +25,13 @@ class Supervised(Method):
         self.classifier = nn.Linear(encoder.width, self.classes)
 
     @classmethod
-    def check(cls, images: Images) -> None:
+    def check(cls, images: Images, **_: object) -> None:
         there, n = images.table["label"].unique(), len(images.classes)
         if len(there) < 2:
             raise ValueError(f"supervised learns to tell classes apart, but all images here are {there[0]}")
         if n > cls.classes:
             raise ValueError(f"supervised tells at most {cls.classes} classes apart, but {images.name} has {n}")
 
-    def loss(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, a: Tensor, b: Tensor, labels: list[Tensor]) -> Tensor:
         logits = torch.cat([self.classifier(self.encoder(x)) for x in (a, b)])  # (2N, K)
-        return F.cross_entropy(logits.float(), labels.repeat(2))
+        return F.cross_entropy(logits.float(), torch.cat(labels))

@@ -31,7 +31,7 @@ from pathlib import Path
 import yaml
 
 from mednb.study.notebook import Parameter, code_hash, parameters, unknown
-from mednb.study.values import choose, faults
+from mednb.study.values import choose, faults, misset
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -158,6 +158,8 @@ def read(
         given |= {"data": short(Path(data))} if data is not None else {}
         at = [(grid | point, names) for point, names in zip(points, only, strict=True)]
         found = runs(at or [(grid, settings["stages"])], stages, given)
+        if wrong := [fault for run in found.values() for fault in misset(run.parameters)]:
+            raise ValueError("\n".join(dict.fromkeys(wrong)))
         if mixed := list(indistinct(found)):
             raise ValueError("\n".join(mixed))
         lacks = tuple(absent(found))

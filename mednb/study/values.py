@@ -19,6 +19,7 @@ NAMED = {  # where the names stand that a parameter takes; of methods their file
     "initialise": "mednb.segment:INITIALISE",
 }
 PASSED_ON = {"more": "mednb.datasets:load", "how": "mednb.pretrain:fit"}  # what takes further values
+APART = ("images_seen", "val", "options")  # parameters of their own
 FOLDS = range(5)
 
 
@@ -32,15 +33,24 @@ def faults(name: str, value: object) -> Iterator[str]:
     if name in PASSED_ON and isinstance(value, dict):
         takes = PASSED_ON[name].rpartition(":")[2]
         takers = inspect.signature(resolve_name(PASSED_ON[name])).parameters.values()
-        known = [
-            each.name for each in takers if each.kind is each.KEYWORD_ONLY and each.name not in ("images_seen", "val")
-        ]
+        known = [each.name for each in takers if each.kind is each.KEYWORD_ONLY and each.name not in APART]
         yield from (f"{takes} takes no {key!r}; {choose(key, known)}" for key in value if key not in known)
     if name == "fold" and isinstance(value, int) and value not in FOLDS:
         yield f"there is no fold {value}; {choose(value, list(map(str, FOLDS)))}"
     if name == "fractions" and isinstance(value, list):
         shares = [each for each in value if isinstance(each, (int, float)) and not 0 < each <= 1]
         yield from (f"{each:g} is no share of the labels; all of them are 1.0, and a tenth is 0.1" for each in shares)
+
+
+def misset(values: dict) -> Iterator[str]:
+    """A sentence when the `options` in a notebook's values are not those of its `method`."""
+    if values.get("options") and "method" in values:
+        from mednb.methods import accepted  # its import takes seconds
+
+        try:
+            accepted(values["method"], values["options"])
+        except ValueError as error:
+            yield f"options: {error}"
 
 
 def names(of: str) -> list[str]:

@@ -125,12 +125,12 @@ def strengths(views: str, table: pd.DataFrame | None = None) -> pd.DataFrame:
 def examples(
     pixels: np.ndarray, views: str, seed: int = 0, table: pd.DataFrame | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two views of each image (N, H, W) as pictures to look at: two arrays (N, H, W) between 0 and 1.
+    """Two views of each image (N, H, W) or (N, 3, H, W) as pictures to look at: two such arrays between 0 and 1.
 
     table: of these images; only "by_modality" asks for it.
     """
     images = torch.from_numpy(np.array(pixels))
     index = torch.arange(len(images))
     of_images = policy(views, table)
-    a, b = (of_images(images, key(seed, 0, index, view))[:, 0] * STD + MEAN for view in (0, 1))
-    return a.numpy(), b.numpy()
+    a, b = (of_images(images, key(seed, 0, index, view)) * STD + MEAN for view in (0, 1))
+    return a.reshape(images.shape).numpy(), b.reshape(images.shape).numpy()
