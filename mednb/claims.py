@@ -297,7 +297,7 @@ def further(rows: pd.DataFrame, k: int) -> str:
     beyond = ""
     if times * those["share"].max() > 1:
         needed = f"{further_patients} patients instead of {patients:,}"
-        tested = "All five folds are tested already" if those["share"].max() == 1 else "Its five folds hold fewer"
+        tested = "Whoever can be tested is tested already" if those["share"].max() == 1 else "Its five folds hold fewer"
         beyond = f" {tested}: it takes another dataset, or a larger one."
     return (
         f"If the effects stay as they are, about {number(times)} times as many seeds and test patients ({needed}) "

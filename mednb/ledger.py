@@ -40,7 +40,7 @@ def record(out: str | Path, images: Images, tasks: list[str], study: str, run: s
 
     chosen = {name: value for name, value in values.items() if name != "pretrained"}  # a path; `weights` say more
     chosen |= {"fingerprint": images.fingerprint, "n_images": len(images), "size": images.size}
-    question = {name: chosen.get(name) for name in (*RUN, "options") if name not in ("study", "run")}
+    question = {name: chosen.get(name) for name in (*RUN, "options", "fractions") if name not in ("study", "run")}
     about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "who": who(), "study": study, "run": run}
     about |= {"dataset": images.name, "fold": int(images.table["fold"].iloc[0]), "split_hash": images.split_hash}
     read = {"code": code_hash(), "question": _hash(question), "values": _hash(chosen)}

@@ -4,8 +4,9 @@ Every score takes labels (N,) int, probabilities (N, K) and weights (R, N), and 
 weights. A weight of 2 is the same as the image twice. Scores of several classes are the mean over the classes, one
 against the rest; a class without weight is left out of it. NaN where no class is left.
 
-Of two classes the last one is the positive one, what is looked for: F1, AUPRC and the sensitivity are of this class
-alone, as is usual. AUROC is the same for either, and balanced accuracy always is the mean of both.
+Of two classes the last one is the positive one, what is looked for (of your own images the last by alphabet): F1, AUPRC
+and the sensitivity are of this class alone, as is usual. AUROC is the same for either, and balanced accuracy always is
+the mean of both.
 """
 
 from __future__ import annotations

@@ -579,7 +579,7 @@ def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METR
     """What pretraining adds at a glance: a row for each initialisation, a column for each task and label fraction.
 
     differences: what `statistics.differences` gives. A cell holds the difference in hundredths; it is in bold and
-    framed where it is no chance even among all cells (p_holm below 0.05: they are one family).
+    framed where p_holm is below 0.05: no chance among all comparisons of its family (see `statistics.differences`).
     """
     rows = _main(differences, "effect_map", metrics)
     names = in_order(rows["initialisation"])

@@ -261,7 +261,7 @@ def neighbours(runs: str | Path, data: str | Path | None = None, queries: int = 
     turns = test.sample(frac=1, random_state=0).groupby("label").cumcount()  # one of each class, then the next of each
     asked = test.loc[turns.sort_values(kind="stable").index[:queries]].sort_values("label", kind="stable")
     found, labels = {}, {}
-    one_each = {name.split()[0]: name for name in reversed(in_order(embedded["initialisation"]))}  # of each method
+    one_each = {method_of(name): name for name in reversed(in_order(embedded["initialisation"]))}  # of each method
     for name, group in embedded[embedded["initialisation"].isin(one_each.values())].groupby("initialisation"):
         known = group[(group["split"] == "train") & (group["dataset"] == run["dataset"])]
         mine = group.set_index("image_id").loc[asked["image_id"]]

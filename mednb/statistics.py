@@ -502,7 +502,8 @@ def critical_difference(drawn: Bootstrap, metrics: Mapping[str, str] = MAIN_METR
         raise ValueError(
             f"a critical difference needs three initialisations and two seeds that have all of them, not {k} and {n}"
         )
-    mean = scores.rank(axis=1, ascending=False).mean().sort_values(kind="stable")
+    ranks = scores.rank(axis=1, ascending=False).groupby(["seed", "fold"]).mean()
+    mean = ranks.mean().sort_values(kind="stable")
     apart = stats.studentized_range.ppf(level, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
     reach = [np.flatnonzero(mean.to_numpy() - start <= apart)[-1] for start in mean]
     alike = [

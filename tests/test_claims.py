@@ -230,7 +230,7 @@ def test_what_would_decide_is_as_many_comparisons_of_one_side_as_it_takes(k, sai
         (
             1.0,
             "(120 patients instead of 100)",
-            " All five folds are tested already: it takes another dataset, or a larger",
+            " Whoever can be tested is tested already: it takes another dataset, or a larger",
         ),
         (
             0.9,

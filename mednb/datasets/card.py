@@ -59,6 +59,8 @@ class Card:
     @property
     def tested(self) -> str:
         """What it was tested on; a twin does not show which images of the dataset look alike."""
+        if self.folder == "":
+            return "your own files, so by nobody"
         if self.tested_on != TWIN:
             return self.tested_on
         return f"{TWIN}; the threshold of near-duplicates, {self.alike}, was not tried on its images"
