@@ -49,9 +49,10 @@ def test_another_name_does_not_hide_a_second_look(read, tmp_path):
     read("a", steps=10, method="byol", seed=0, pretrained="runs/a")
     read("renamed", steps=10, method="byol", seed=0, pretrained="runs/b")  # the same values: a rerun
     read("b", steps=20, method="byol", seed=1)  # another seed, and so another number
+    read("c", steps=20, method="byol", seed=0, fractions=[0.1])  # of other labels
     assert not ledger.read(tmp_path / "study")["again"].any()
     read("renamed again", steps=20, method="byol", seed=0)
-    assert ledger.read(tmp_path / "study")["again"].tolist() == [False] * 3 + [True]
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False] * 4 + [True]
 
 
 def test_a_second_look_by_other_code_is_marked(read, tmp_path, monkeypatch):

@@ -374,6 +374,15 @@ def test_neighbours_are_of_one_initialisation_of_each_method(tmp_path, monkeypat
     assert list(found) == ["none", "simclr on busi"]
 
 
+def test_an_option_makes_no_other_method_of_one(tmp_path, monkeypatch):
+    study = study_of(tmp_path / "s", stages=("embed",), methods=("none", "simclr"), seeds=(0,))
+    other = study_of(tmp_path / "t", stages=("embed",), methods=("simclr",), seeds=(0,), options={"temperature": 0.1})
+    (other / "embed-simclr-s0").rename(study / "embed-simclr-s0-temperature0.1")
+    monkeypatch.setattr(plots, "neighbours", lambda *what: what)
+    _, found, _, _ = report.neighbours(study, queries=3, k=2)
+    assert list(found) == ["none", "simclr"]
+
+
 def test_reliability_is_of_all_labels(study, monkeypatch):
     monkeypatch.setattr(plots, "reliability", lambda rows: rows)
     rows = report.reliability(study)

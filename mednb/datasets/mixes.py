@@ -127,7 +127,7 @@ def assert_none_in_another(modules: Sequence[ModuleType], root: Path) -> None:
             if not archive.zipped:
                 raise ValueError(
                     f"{whole.CARD.name} takes every image below {root}, those of {other.CARD.name} in "
-                    f"{archive.where()} too, so each of them would be there twice, with a split of its own each time; "
+                    f"{archive.where()} too, so each that both can read would be there twice, with two splits; "
                     "load the two apart."
                 )
 
