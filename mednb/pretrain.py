@@ -23,12 +23,13 @@ from torch.utils.data import DataLoader
 from mednb import encoders, processes
 from mednb.datasets import Images
 from mednb.datasets.mixes import epoch_order
+from mednb.graphs import Recorded
 from mednb.machine import memory_kept
 from mednb.methods import accepted
 from mednb.methods import method as named_method
 from mednb.methods.base import OPTIMISERS, Method
 from mednb.methods.encoder_decoder import EncoderDecoder
-from mednb.pairs import strategy
+from mednb.pairs import same_image, strategy
 from mednb.results import made_by
 from mednb.views import key
 from mednb.views import policy as named_policy
@@ -266,7 +267,16 @@ class Pretraining(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.pixels = Pixels(self.images, self.device)
-        self.labels = self.labels.to(self.device)
+        self.labels, self.policy = self.labels.to(self.device), self.policy.to(self.device)
+        self.make_views, self.learn = self.views_of, self.gradients_and_seen
+        if self.device.type != "cuda":
+            return
+        if self.pixels.here is not None:
+            self.make_views = Recorded(self.views_of)
+        # What waits for other processes, or scales gradients by what they turn out to be, cannot be replayed.
+        alone = self.accumulate == 1 and dist.world_size() == 1 and self.trainer.precision != "16-mixed"
+        if self.method.steady and alone:
+            self.learn = Recorded(self.gradients_and_seen, self.method.parameters())
 
     @property
     def epoch(self) -> int:
@@ -293,19 +303,25 @@ class Pretraining(pl.LightningModule):
             times = pd.Series(order).groupby(order).cumcount().to_numpy(copy=True)
             self.times = torch.from_numpy(times).to(self.device)
             partners = self.partner(table, self.seed, epoch)
-            self.alone = np.array_equal(partners, np.arange(n))  # each image is its own partner
             self.partners = torch.from_numpy(partners).to(self.device)
             world, rank = dist.world_size(), dist.rank()
-            groups = torch.arange(shown // world * world).view(-1, world).tensor_split(self.batches)
+            # On the device, so that no step waits for them.
+            positions = torch.arange(shown // world * world, device=self.device).view(-1, world)
+            groups = positions.tensor_split(self.batches)
             self.dealt = epoch, [batch.flatten().tensor_split(world)[rank] for batch in groups]
         return self.dealt[1]
 
-    @torch.no_grad()
     def views(self, positions: Tensor) -> tuple[list[Tensor], dict]:
         """The views that the method wants of a batch, each (N, C, h, w), and what else its loss asks for by name."""
-        epoch, rows, times = self.dealt[0], self.order[positions], self.times[positions]
-        of = rows, self.partners[rows]
-        pixels = [self.pixels[rows]] * 2 if self.alone else [self.pixels[each] for each in of]
+        rows = self.order[positions]
+        epoch = torch.full((), self.dealt[0], device=rows.device)
+        return self.make_views(epoch, rows, self.partners[rows], self.times[positions])
+
+    @torch.no_grad()
+    def views_of(self, epoch: Tensor, rows: Tensor, partners: Tensor, times: Tensor) -> tuple[list[Tensor], dict]:
+        """The same of the images in these rows (N,), which have come up so many `times` (N,) in this epoch ()."""
+        of = rows, partners
+        pixels = [self.pixels[rows]] * 2 if self.partner is same_image else [self.pixels[each] for each in of]
         views, grids, labels, all_views = [], [], [], sum(crops.n for crops in self.method.crops)
         for crops in self.method.crops:
             size = round(crops.size * self.images.size)
@@ -329,8 +345,10 @@ class Pretraining(pl.LightningModule):
         self.waited += time.perf_counter() - began  # on a GPU, which works behind: until the work is handed over
         optimiser, schedule = self.optimizers(), self.lr_schedulers()
         optimiser.zero_grad()
-        self.losses.append(self.gradients(self.method, views, wanted))
-        self.embedded.append(self.heard(views[:2]))
+        self.draw_anew()
+        loss, seen = self.learn(views, wanted)
+        self.losses.append(loss)
+        self.embedded.append(seen)
         self.shown += len(positions) * dist.world_size()
         if dist.world_size() > 1:
             processes.average(self.method.parameters())
@@ -338,12 +356,19 @@ class Pretraining(pl.LightningModule):
         schedule.step()
         self.method.after_step(self.global_step, self.steps)
 
-    def gradients(self, method: Method, views: list[Tensor], wanted: dict) -> Tensor:
-        """Give the parameters of `method` the gradients of its loss on this batch; returns the loss.
+    def draw_anew(self) -> None:
+        """Random numbers follow from (seed, step, process): nothing of them is to be kept in a checkpoint."""
+        number = int(key(self.seed, self.global_step, torch.tensor([dist.rank()])))
+        torch.default_generator.manual_seed(number)
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(number)
 
-        The random numbers are drawn anew from (seed, step, process): nothing of them is to be kept in a checkpoint.
-        """
-        torch.manual_seed(int(key(self.seed, self.global_step, torch.tensor([dist.rank()]))))
+    def gradients_and_seen(self, views: list[Tensor], wanted: dict) -> tuple[Tensor, Seen | None]:
+        """The method's own `gradients`, and the embeddings on the way to them."""
+        return self.gradients(self.method, views, wanted), self.heard(views[:2])
+
+    def gradients(self, method: Method, views: list[Tensor], wanted: dict) -> Tensor:
+        """Give the parameters of `method` the gradients of its loss on this batch; returns the loss."""
         self.calls.clear()
         if self.accumulate > 1:
             return self.in_parts(method, views, wanted)

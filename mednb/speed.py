@@ -7,8 +7,10 @@ machine then slows all of them. A pipeline is an endless stream of batches of tw
 - `torchvision`: the same recipe by torchvision's transforms v2 on tensors, in the same workers.
 - `kornia`: the same recipe by kornia, a batch at once, on the device.
 - `mednb`: `pretrain.fit` as it is, in the precision that it chooses.
-- `model alone`: the network as `pretrain.fit` computes it, on views that are already there: the limit.
+- `model alone`: the network in the same precision, on views that are already there: the limit of a loop as one writes
+  it.
 - `model alone, 32 bits`: the limit of those above, which compute in 32 bits as their documentation does.
+- `model alone, replayed`: on a GPU, the same steps recorded and replayed (`graphs`) as `pretrain.fit` does: its limit.
 
 lightly reads PNG files of the views' size, which the system keeps in memory: this is in its favour.
 """
@@ -38,10 +40,11 @@ from tqdm import tqdm
 
 from mednb import encoders, pretrain, views
 from mednb.datasets import Images
+from mednb.graphs import AS_THEY_COME, Recorded
 from mednb.machine import memory_kept, usable_cores
 from mednb.methods import METHODS
 
-LIMIT, LIMIT_32 = "model alone", "model alone, 32 bits"
+LIMIT, LIMIT_32, REPLAYED = "model alone", "model alone, 32 bits", "model alone, replayed"
 VERSIONED = ("torch", "torchvision", "lightly", "kornia")
 
 
@@ -55,6 +58,11 @@ class Setting:
     policy: str = "ultrasound"  # mednb's; the others have SimCLR's recipe
     workers: int = field(default_factory=usable_cores)  # processes of a DataLoader
     seconds: float = 5.0  # about so long is each measured
+
+    @property
+    def warm_up(self) -> int:
+        """Steps that do not count: on a GPU they are to be recorded by then."""
+        return AS_THEY_COME + 2 if self.device.type == "cuda" else 2
 
     @property
     def device(self) -> torch.device:
@@ -162,6 +170,7 @@ PIPELINES = {
     "mednb": mednb,
     LIMIT: ready,
     LIMIT_32: ready,
+    REPLAYED: ready,
 }
 
 
@@ -175,13 +184,15 @@ def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
     `views_per_second`, `gigabytes` (training: the peak, of a GPU if there is one, else of this process and its
     workers), `load` (the machine's, before), and those of `machine`.
     """
-    rows = []
-    bar = tqdm(desc=f"{setting.images.size} pixels", total=repetitions * len(PIPELINES), delay=2, disable=None)
+    rows, on_gpu = [], setting.device.type == "cuda"
+    pipelines = [name for name in PIPELINES if on_gpu or name != REPLAYED]
+    bar = tqdm(desc=f"{setting.images.size} pixels", total=repetitions * len(pipelines), delay=2, disable=None)
     for repetition in range(repetitions):
         steps = None
         # The limit comes first: from it follows how many steps fill the time.
-        for pipeline in sorted(PIPELINES, key=lambda name: name != LIMIT):
-            precision = pretrain.precision(setting.images.size) if pipeline in ("mednb", LIMIT) else "32-true"
+        for pipeline in sorted(pipelines, key=lambda name: name != LIMIT):
+            ours = pipeline in ("mednb", LIMIT, REPLAYED)
+            precision = pretrain.precision(setting.images.size) if ours else "32-true"
             said = {"size": setting.images.size, "pipeline": pipeline, "precision": precision}
             said |= {"repetition": repetition, "load": round(os.getloadavg()[0], 2)}
             with memory(setting.device) as taken:
@@ -210,11 +221,17 @@ def trained(setting: Setting, pipeline: str, precision: str, steps: int | None) 
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-4, fused=True)
     half = torch.float16 if precision == "16-mixed" else torch.bfloat16
 
-    def step(a: Tensor, b: Tensor) -> None:
+    def learn(a: Tensor, b: Tensor) -> None:
         with torch.autocast(device.type, half, enabled=precision != "32-true"):
             loss = method.loss(a, b)
-        optimiser.zero_grad()
         loss.backward()
+
+    if pipeline == REPLAYED:
+        learn = Recorded(learn, method.parameters())
+
+    def step(a: Tensor, b: Tensor) -> None:
+        optimiser.zero_grad()
+        learn(a, b)
         optimiser.step()
 
     # What pretraining does for its own steps, the limit does too; the others keep what they come with.
@@ -225,12 +242,12 @@ def trained(setting: Setting, pipeline: str, precision: str, steps: int | None) 
 def pace(
     setting: Setting, pipeline: str, step: Callable, steps: int | None = None, seconds: float | None = None
 ) -> tuple[float, float]:
-    """Views per second of `step(a, b)`, after two that do not count, and the gigabytes that workers hold at the end.
+    """Views per second of `step(a, b)`, after some that do not count, and the gigabytes that workers hold at the end.
 
     It ends after `steps`, or else after these seconds, or else after the setting's.
     """
     seconds = math.inf if steps else seconds or setting.seconds
-    done, began = -2, math.inf
+    done, began = -setting.warm_up, math.inf
     with contextlib.closing(PIPELINES[pipeline](setting)) as stream:
         for pair in stream:
             step(*pair)

@@ -93,6 +93,7 @@ class Supervised(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         self.pixels, self.targets = self.pixels.to(self.device), self.targets.to(self.device)
+        self.views = self.views.to(self.device)
 
     def train_dataloader(self) -> DataLoader:
         """The rows of each batch of this round: all images in random order, again and again."""

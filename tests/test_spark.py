@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mednb import encoders, unet
-from mednb.methods.spark import SparK, at, batch_norm, cell_of, cells, masked_features
+from mednb.methods.spark import SparK, at, batch_norm, cell_of, cells, masked_features, weighted_batch_norm
 from mednb.views import key
 
 ENCODERS = ["resnet18", "resnet50", "convnext_tiny"]
@@ -137,12 +137,28 @@ def test_the_gradient_of_batch_norm_is_that_of_its_formula(small, layout):
         return torch.where(seen, y, 0)
 
     x, found = torch.randn(4, 3, 8, 8).contiguous(memory_format=layout), []
-    for of in (batch_norm, by_formula):
+
+    def on_a_gpu(norm, x, visible):
+        return weighted_batch_norm(norm, x, at(visible, x))
+
+    for of in (by_formula, batch_norm, on_a_gpu):
         norm, given = nn.BatchNorm2d(3), x.clone().requires_grad_()
-        (of(norm, given, visible) * weight).sum().backward()
-        found.append((given.grad, norm.weight.grad, norm.bias.grad))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+        y = of(norm, given, visible)
+        (y * weight).sum().backward()
+        found.append((y, given.grad, norm.weight.grad, norm.bias.grad))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], atol=1e-4, rtol=1e-4)
+
+
+def test_batch_norm_on_a_gpu_keeps_the_same_statistics_and_uses_them(small):
+    visible, norms = small.mask(torch.arange(4), 4), [nn.BatchNorm2d(3, momentum=0.3) for _ in range(2)]
+    for _ in range(3):
+        x = torch.randn(4, 3, 8, 8) * 5 + 2
+        found = batch_norm(norms[0], x, visible), weighted_batch_norm(norms[1], x, at(visible, x))
+    torch.testing.assert_close(norms[1].state_dict(), norms[0].state_dict())
+    assert norms[1].num_batches_tracked == 3
+    found = batch_norm(norms[0].eval(), x, visible), weighted_batch_norm(norms[1].eval(), x, at(visible, x))
+    torch.testing.assert_close(*found)
 
 
 def test_the_loss_sees_hidden_cells_only_and_is_one_for_a_painting_of_zeros(small):

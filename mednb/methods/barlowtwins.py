@@ -16,6 +16,7 @@ class BarlowTwins(OfProjections):
     """
 
     batch_size = 128  # a correlation over fewer images is mostly noise
+    steady = True
 
     def __init__(self, encoder: nn.Module, width: int = 1024, redundancy: float = 5e-3):
         super().__init__(encoder)

@@ -57,6 +57,11 @@ class Method(nn.Module):
     - `keys` (N,) int64: one of each image in this epoch, for what a method draws itself (`views.keys.uniform`).
     - `grids`: for each view (N, h, w, 2), where each of its pixels comes from, x and y between -1 and 1 in the image.
     """
+    steady = False
+    """Whether `loss` does the same in every step, so that a GPU can replay it (`graphs.Recorded`).
+
+    Then no Python number in it changes, it does not wait for the device, and what it keeps it writes in place.
+    """
     progress = 0.0  # the share of the training that is done
 
     def __init__(self, encoder: nn.Module):
@@ -161,7 +166,7 @@ class Queue(nn.Module):
     @torch.no_grad()
     def push(self, z: Tensor) -> None:
         """Put the rows (N, ...) of all processes in front; as many fall out at the end."""
-        self.rows = torch.cat([gathered(z.detach()).to(self.rows.dtype), self.rows])[: len(self.rows)]
+        self.rows.copy_(torch.cat([gathered(z.detach()).to(self.rows.dtype), self.rows])[: len(self.rows)])
 
 
 class Keys(nn.Module):
@@ -187,8 +192,9 @@ class Keys(nn.Module):
         In 32 bits: in 16, near neighbours are equally near.
         """
         left_out = (torch.stack(rows)[..., None] == self.of.rows).any(0)  # (N, length)
+        keys = self.keys.rows.clone()  # others take their places before the gradients are asked for
         with torch.autocast(q.device.type, enabled=False):
-            return (q.float() @ self.keys.rows.T).masked_fill(left_out, -torch.inf)
+            return (q.float() @ keys.T).masked_fill(left_out, -torch.inf)
 
 
 class Prototypes(nn.Module):

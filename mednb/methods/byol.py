@@ -21,6 +21,7 @@ class BYOL(Method):
     """
 
     batch_size = 64  # it needs no negatives, but many steps: the target must move far from where it was drawn
+    steady = True
 
     def __init__(
         self, encoder: nn.Module, width: int = 256, hidden: int = 1024, tau: float = 0.99, stop_gradient: bool = True

@@ -24,6 +24,7 @@ class DenseCL(Method):
     batch_size = 64
     wants = ("rows", "partners")
     looks_at_maps = True
+    steady = True
 
     def __init__(
         self,

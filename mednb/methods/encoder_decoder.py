@@ -21,7 +21,7 @@ class EncoderDecoder(Method):
         self.decoder = unet.decoder(encoder)
         self.on_encoder = of(encoder)
         self.on_decoder = of(unet.DecoderAsEncoder(encoder, self.decoder))
-        for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "clip", "crops", "wants"):
+        for recipe in ("batch_size", "lr", "weight_decay", "optimiser", "clip", "crops", "wants", "steady"):
             setattr(self, recipe, getattr(self.on_encoder, recipe))
 
     @staticmethod

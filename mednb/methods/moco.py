@@ -22,6 +22,7 @@ class MoCo(Method):
 
     batch_size = 64  # the negatives come from the queue; more steps are worth more
     wants = ("rows", "partners")
+    steady = True
 
     def __init__(
         self, encoder: nn.Module, width: int = 128, temperature: float = 0.2, m: float = 0.99, queue: int = 1024

@@ -19,6 +19,7 @@ class NNCLR(Method):
 
     batch_size = 128
     wants = ("rows", "partners")
+    steady = True
 
     def __init__(
         self, encoder: nn.Module, width: int = 256, hidden: int = 512, temperature: float = 0.1, support: int = 1024

@@ -18,6 +18,7 @@ class SimCLR(OfProjections):
     """
 
     wants = ("rows", "partners")
+    steady = True
 
     def __init__(self, encoder: nn.Module, width: int = 128, temperature: float = 0.2):
         super().__init__(encoder)
@@ -42,18 +43,18 @@ class NTXent(nn.Module):
 
     def forward(self, z_a: Tensor, z_b: Tensor, rows_a: Tensor | None = None, rows_b: Tensor | None = None) -> Tensor:
         """Row i of z_a and of z_b (N, d) are partners; rows (N,) name the images that they are of, None: all others."""
-        if rows_a is None or rows_b is None:
-            return self.among_all(z_a, z_b)
-        rows = torch.cat([gathered(rows_a), gathered(rows_b)])  # (2M,), M = W N
-        m, place = len(rows) // 2, torch.arange(len(rows), device=rows.device)
+        n, m = len(z_a), len(z_a) * dist.world_size()
+        place = torch.arange(2 * m, device=z_a.device)
+        rows = place % m if rows_a is None else torch.cat([gathered(rows_a), gathered(rows_b)])  # (2M,)
         partner = place.roll(m)
         left_out = (rows[:, None] == rows) | (rows[partner][:, None] == rows)  # (2M, 2M)
-        left_out[place, partner] = False
+        left_out.scatter_(1, partner[:, None], False)
         left_out.fill_diagonal_(True)
-        if left_out.sum() == len(rows):  # of itself only
+        # Each leaves out itself only, mostly: the usual NT-Xent. To ask would make a GPU wait.
+        if not z_a.is_cuda and left_out.sum() == len(rows):
             return self.among_all(z_a, z_b)
         with torch.autocast(z_a.device.type, enabled=False):
             z = torch.cat([gathered(F.normalize(z.float(), dim=1)) for z in (z_a, z_b)])  # (2M, d)
             logits = (z @ z.T / self.temperature).masked_fill(left_out, -torch.inf)
-            mine = (place % m) // len(z_a) == dist.rank()
+            mine = torch.cat([place[dist.rank() * n :][:n], place[m + dist.rank() * n :][:n]])
             return F.cross_entropy(logits[mine], partner[mine])

@@ -15,6 +15,7 @@ class SimSiam(Method):
     """
 
     batch_size = 64  # no negatives, so that more steps are worth more
+    steady = True
     optimiser, lr = "sgd", 1.6  # the paper's, which has 0.05 for 100 epochs of ImageNet; with AdamW it collapsed
 
     def __init__(self, encoder: nn.Module, width: int = 512, stop_gradient: bool = True):

@@ -29,6 +29,7 @@ class SparK(Method):
 
     batch_size = 64
     has_decoder = True
+    steady = True
     wants = ("keys",)
     crops = (Crops(1, 1.0, (0.67, 1.0), plain=True),)  # no jitter of brightness: it hurts, as the authors found
 
@@ -53,7 +54,8 @@ class SparK(Method):
         painted = self.paint(self.decoder([x, *self.filled(self.encode(x, visible), visible)]))  # (N, C, H, W)
         target, painted = cells(x.float(), cell), cells(painted.float(), cell)  # (N, f * f, C * cell * cell)
         target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        return (painted - target).square().mean(-1)[~visible.flatten(1)].mean()  # of the hidden cells
+        hidden = ~visible.flatten(1)  # (N, f * f)
+        return ((painted - target).square().mean(-1) * hidden).sum() / hidden.sum()
 
     def mask(self, keys: Tensor, f: int) -> Tensor:
         """Which of f x f cells are visible: keys (N,) -> (N, 1, f, f) bool, equally many in each image, at least one.
@@ -103,13 +105,31 @@ def batch_norm(norm: nn.BatchNorm2d, x: Tensor, visible: Tensor) -> Tensor:
     """Batch norm whose statistics are those of the visible positions; 0 at the others.
 
     They are as many images of one pixel: of one image (1, C, M, 1) with these strides, torch's gradient on the
-    processor is wrong.
+    processor is wrong. To ask where they are would make a GPU wait, which has time for the others.
     """
+    if x.is_cuda and not isinstance(norm, nn.SyncBatchNorm):
+        return weighted_batch_norm(norm, x, at(visible, x))
     where = at(visible, x)[:, 0]  # (N, h, w)
     rows = x.movedim(1, -1)[where]  # (M, C)
     out = torch.zeros_like(x, memory_format=torch.channels_last).movedim(1, -1)
     out[where] = norm(rows[:, :, None, None])[:, :, 0, 0].to(out.dtype)
     return out.movedim(-1, 1)
+
+
+def weighted_batch_norm(norm: nn.BatchNorm2d, x: Tensor, where: Tensor) -> Tensor:
+    """The same, written out, for where (N, 1, h, w) bool."""
+    of_channels = (1, -1, 1, 1)
+    x32, mean, var = x.float(), norm.running_mean.view(of_channels), norm.running_var.view(of_channels)
+    if norm.training:
+        count = where.sum()
+        mean = (x32 * where).sum((0, 2, 3), keepdim=True) / count
+        var = ((x32 - mean).square() * where).sum((0, 2, 3), keepdim=True) / count
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            norm.running_mean.lerp_(mean.flatten(), norm.momentum)
+            norm.running_var.lerp_(var.flatten() * count / (count - 1), norm.momentum)
+    out = (x32 - mean) * (var + norm.eps).rsqrt() * norm.weight.view(of_channels) + norm.bias.view(of_channels)
+    return (out * where).to(x.dtype)
 
 
 def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tensor]:

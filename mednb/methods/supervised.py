@@ -18,6 +18,7 @@ class Supervised(Method):
 
     batch_size = 64
     wants = ("labels",)
+    steady = True
     classes = 64  # at most
 
     def __init__(self, encoder: nn.Module):

@@ -76,7 +76,18 @@ LUMA = (0.2989, 0.587, 0.114)  # how much red, green and blue add to brightness:
 
 def luma(x: Tensor) -> Tensor:
     """Brightness (N, 1, H, W) of grey (N, 1, H, W) or colour images (N, 3, H, W)."""
-    return x if x.shape[1] == 1 else (x * x.new_tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    return x if x.shape[1] == 1 else (x * to_yiq(x.device)[0].view(3, 1, 1)).sum(1, keepdim=True)
+
+
+@functools.cache
+def to_yiq(device: torch.device) -> Tensor:
+    """The matrix from red, green, blue to YIQ, (3, 3)."""
+    return torch.tensor([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], device=device)
+
+
+@functools.cache
+def from_yiq(device: torch.device) -> Tensor:
+    return torch.linalg.inv(to_yiq(torch.device("cpu"))).to(device)
 
 
 def recolour(x: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
@@ -85,11 +96,10 @@ def recolour(x: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     In YIQ, the colours of analogue television, both are linear: the plane of I and Q is scaled and turned. So all of it
     is one 3 x 3 matrix. torchvision's saturation is the same; its hue turns in HSV, where brightness changes with it.
     """
-    yiq = x.new_tensor([LUMA, [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
     cos, sin = (saturation * f(2 * math.pi * hue) for f in (torch.cos, torch.sin))
     zero, one = torch.zeros_like(cos), torch.ones_like(cos)
     turn = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], -1).view(-1, 3, 3)
-    return (torch.linalg.inv(yiq) @ turn @ yiq @ x.flatten(2)).view_as(x)
+    return (from_yiq(x.device) @ turn @ to_yiq(x.device) @ x.flatten(2)).view_as(x)
 
 
 def blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:

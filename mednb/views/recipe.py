@@ -172,6 +172,10 @@ class Policy:
         """The policy of the images in these rows (N,) of their table: this one, whichever they are."""
         return self
 
+    def to(self, device: torch.device) -> Policy:
+        """The policy on the device where the rows will be: this one, whichever it is."""
+        return self
+
 
 GEOMETRY = [field.name for field in fields(Policy)][:5]
 
@@ -189,7 +193,11 @@ class ByModality:
 
     def of(self, rows: Tensor) -> ByModality:
         """The policies of the images in these rows (N,) of the table."""
-        return replace(self, which=self.which[rows.to(self.which.device)])
+        return replace(self, which=self.which[rows])
+
+    def to(self, device: torch.device) -> ByModality:
+        """The policies on the device where the rows will be."""
+        return replace(self, which=self.which.to(device))
 
     def each(self, change: Callable[[Policy], Policy]) -> ByModality:
         return replace(self, policies={modality: change(policy) for modality, policy in self.policies.items()})
@@ -219,6 +227,12 @@ class ByModality:
         """What each policy gives for its own images, in the order of the batch."""
         if len(keys) != len(self.which):
             raise ValueError(f"there are {len(keys)} keys for {len(self.which)} images: call of(rows) first")
+        if keys.is_cuda:
+            # To ask whose an image is would make a GPU wait: there each policy sees all of them.
+            out, *others = (what(policy, slice(None)) for policy in self.policies.values())
+            for i, other in enumerate(others, 1):
+                out = torch.where((self.which == i).view(-1, *[1] * (out.dim() - 1)), other, out)
+            return out
         rows = [(self.which == i).nonzero()[:, 0].to(keys.device) for i in range(len(self.policies))]
         parts = [what(policy, own) for policy, own in zip(self.policies.values(), rows, strict=True) if len(own)]
         return torch.cat(parts)[torch.cat(rows).argsort()]
