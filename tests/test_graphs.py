@@ -30,8 +30,8 @@ class OnOneDevice(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         out = operation(*args, **(kwargs or {}))
         devices = {each.device.type for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)}
-        # What `x[rows, columns] = 0` does with its zero, which lies on the processor.
-        devices |= {"cpu"} if operation is torch.ops.aten.scalar_tensor.default else set()
+        if operation is torch.ops.aten.index_put_.default and args[2].dim() == 0:
+            devices.add("cpu")  # the zero of `x[rows, columns] = 0`
         if len(devices) > 1:
             raise RuntimeError(f"{operation} between {' and '.join(sorted(devices))}")
         return out
