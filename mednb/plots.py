@@ -786,21 +786,26 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
 
 
 def speed(rows: pd.DataFrame) -> Figure:
-    """Views per second of each pipeline, in training and by itself: a panel for each size of image, and each device.
+    """Views per second of each pipeline, in training and by itself: a panel for each size of image, a line of panels
+    for each device and batch.
 
     rows: what `speed.measure` gives. A bar is the median of the repetitions, which are the points; the dashed line is
-    what the network could do if views cost nothing.
+    what the network could do if views cost nothing and it were trained as one writes it.
     """
-    _rows(rows, "speed", "what", "size", "pipeline", "views_per_second", "device", "cores")
+    _rows(rows, "speed", "what", "size", "pipeline", "views_per_second", "device", "cores", "batch_size")
     titles = {"training": "training", "views": "views alone"}
-    lines = [(device, what) for device in dict.fromkeys(rows["device"]) for what in titles]
+    settings = list(rows[["device", "batch_size"]].drop_duplicates().itertuples(index=False, name=None))
+    lines = [(*setting, what) for setting in settings for what in titles]
     sizes, pipelines = sorted(set(rows["size"])), list(dict.fromkeys(rows["pipeline"]))
     figure = Figure(figsize=(3.4 * len(sizes) + 1.2, 2.1 * len(lines) + 0.3), layout="constrained")
     axes = figure.subplots(len(lines), len(sizes), squeeze=False)
-    for (device, what), of_line in zip(lines, axes, strict=True):
-        there = rows[(rows["device"] == device) & (rows["what"] == what)]
+    for (device, batch, what), of_line in zip(lines, axes, strict=True):
+        there = rows[(rows["device"] == device) & (rows["batch_size"] == batch) & (rows["what"] == what)]
         names = [name for name in pipelines if name in set(there["pipeline"])]
-        for ax, size in zip(of_line, sizes, strict=True):
+        measured = [size for size in sizes if size in set(there["size"])]
+        for ax in of_line[len(measured) :]:
+            ax.set_axis_off()
+        for ax, size in zip(of_line[: len(measured)], measured, strict=True):
             found = there[there["size"] == size].groupby("pipeline")["views_per_second"]
             median = found.median()
             for y, name in enumerate(names):
@@ -808,11 +813,10 @@ def speed(rows: pd.DataFrame) -> Figure:
                 ax.barh(y, median[name], height=0.7, color="#0072b2" if ours else "#c9c9c9")
                 each = found.get_group(name)
                 ax.plot(each, np.full(len(each), y), "|", color="#222222", markersize=7)
-                end = max(each)
-                if "model alone" in median and end <= median["model alone"] < 1.15 * end:
-                    end = median["model alone"]  # beyond the dashed line, which would run through the number
                 beyond = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 8}
-                ax.annotate(f"{median[name]:,.0f}", (end, y), **beyond)
+                # In front of the dashed line, which would run through it.
+                beyond |= {"zorder": 5, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1.5}}
+                ax.annotate(f"{median[name]:,.0f}", (max(each), y), **beyond)
             if "model alone" in median:
                 ax.axvline(median["model alone"], color="#222222", linewidth=1, linestyle="--")
             ax.set_yticks(range(len(names)), names if ax is of_line[0] else [""] * len(names))
@@ -821,7 +825,10 @@ def speed(rows: pd.DataFrame) -> Figure:
             ax.set_xlim(left=0)
             ax.xaxis.set_major_locator(MaxNLocator(4))
             ax.set_xlabel("views per second", fontsize=9)
-            ax.set_title(f"{titles[what]}, {size} x {size} pixels", fontsize=9)
+            of = "" if len(settings) == 1 else f", {batch} images"
+            ax.set_title(f"{titles[what]}, {size} x {size} pixels{of}", fontsize=9)
+            if len(settings) > 1 and ax is of_line[0]:
+                ax.set_ylabel(device, fontsize=8)
             _quiet(ax)
             ax.grid(axis="y", visible=False)
     figure.suptitle(

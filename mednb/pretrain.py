@@ -161,7 +161,8 @@ def train(
 ) -> None:
     """Lightning's loop for at most `epochs` epochs, on the best device here, in the precision that is native to it.
 
-    Without torch.compile: on a processor it took 88 s to start and was slower afterwards; on GPUs it was not measured.
+    Without torch.compile: on a processor it took 88 s to start and was slower afterwards; on GPUs, where steps are
+    replayed (`graphs`), it was not measured.
     side: of the smallest image that the encoder is shown, in pixels.
     With several `devices`, this is called in as many processes (`processes.call`, or torchrun).
     """

@@ -343,7 +343,8 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
 
     Each repetition is compared with itself, because they differ in what else the machine did.
     """
-    wide = rows.pivot_table("views_per_second", ["device", "what", "size", "repetition"], "pipeline")
+    of = ["device", "batch_size", "what", "size"]
+    wide = rows.pivot_table("views_per_second", [*of, "repetition"], "pipeline")
     times = wide.rdiv(wide["mednb"], axis=0).drop(columns="mednb").melt(value_name="times", ignore_index=False)
-    grouped = times.dropna().groupby(["device", "what", "size", "pipeline"])["times"]
+    grouped = times.dropna().groupby([*of, "pipeline"])["times"]
     return grouped.agg(median="median", lowest="min", highest="max").reset_index()

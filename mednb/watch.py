@@ -24,6 +24,7 @@ from tqdm import tqdm
 from mednb import embed, metrics
 from mednb.datasets import Images
 from mednb.files import whole
+from mednb.graphs import Recorded
 from mednb.study.progress import duration
 
 METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
@@ -356,7 +357,8 @@ def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20
 def estimate(learner) -> str:
     """How long the rest of a training will take, and in how much memory, from the second of two steps of a copy.
 
-    Of a GPU this is the peak; of the processor what the process holds after them, less than its peak.
+    Of a GPU this is the peak; of the processor what the process holds after them, less than its peak. Steps that a GPU
+    will replay take longer before they are recorded.
     """
     import psutil
 
@@ -371,7 +373,8 @@ def estimate(learner) -> str:
     used = torch.cuda.max_memory_allocated() if cuda else psutil.Process().memory_info().rss
     steps = learner.steps - learner.global_step
     images = len(views[0]) * dist.world_size()
+    about = "less than" if isinstance(learner.learn, Recorded) else "about"
     return (
-        f"about {duration(steps * seconds)} for {steps:,} steps of {images} images, {len(views)} views of each, "
+        f"{about} {duration(steps * seconds)} for {steps:,} steps of {images} images, {len(views)} views of each, "
         f"in {used / 2**30:.1f} GB"
     )

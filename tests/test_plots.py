@@ -352,7 +352,8 @@ def test_class_counts_say_images_and_patients():
 def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone():
     paces = {"lightly": 240, "mednb": 560, "model alone": 590}
     rows = pd.DataFrame(
-        {"device": device, "cores": 2, "what": what, "size": size, "pipeline": name, "views_per_second": pace + i}
+        {"device": device, "cores": 2, "batch_size": 64, "what": what, "size": size, "pipeline": name}
+        | {"views_per_second": pace + i}
         for device in ("AMD EPYC", "NVIDIA H100")
         for what in ("training", "views")
         for size in (64, 128, 224)
@@ -366,6 +367,12 @@ def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone(
     assert figure.axes[0].lines[-1].get_xdata()[0] == 591  # the limit
     assert len(figure.axes[3].patches) == 2
     assert_sound(plots.speed(rows.query("device == 'AMD EPYC' and size == 64")), 2)
+    larger = rows[(rows["device"] == "NVIDIA H100") & (rows["size"] > 64)].assign(batch_size=256)
+    figure = plots.speed(pd.concat([rows, larger]))
+    titles = [ax.get_title() for ax in figure.axes if ax.axison]
+    assert len(titles) == 2 * 2 * 3 + 2 * 2
+    assert titles[0] == "training, 64 x 64 pixels, 64 images"
+    assert titles[-1] == "views alone, 224 x 224 pixels, 256 images"
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,8 @@ def test_memory_is_the_peak_of_a_block():
 def test_ratios_compare_each_repetition_with_itself():
     paces = {"lightly": [100, 50, 80], "mednb": [300, 100, 320], speed.LIMIT: [300, 200, 320]}
     rows = pd.DataFrame(
-        {"device": "d", "what": "training", "size": 64, "pipeline": name, "repetition": i, "views_per_second": pace}
+        {"device": "d", "batch_size": 64, "what": "training", "size": 64, "pipeline": name, "repetition": i}
+        | {"views_per_second": pace}
         for name, of in paces.items()
         for i, pace in enumerate(of)
     )
@@ -117,3 +118,4 @@ def test_ratios_compare_each_repetition_with_itself():
     assert found.loc["lightly"].tolist() == [3, 2, 4]
     assert found.loc[speed.LIMIT].tolist() == [1, 0.5, 1]
     assert "mednb" not in found.index
+    assert len(speed.ratios(pd.concat([rows, rows.assign(batch_size=256)]))) == 2 * len(found)
