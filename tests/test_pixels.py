@@ -287,6 +287,13 @@ def test_every_frame_of_a_multi_frame_file_is_read(tmp_path):
         assert (pixels.read(archive, "a.dcm", frame).values == stored[frame]).all()
 
 
+@pytest.mark.parametrize(("kind", "greys"), [("MONOCHROME2", [0, 51, 255]), ("MONOCHROME1", [255, 204, 0])])
+def test_a_grey_means_the_same_in_all_frames_of_a_file_without_a_window(tmp_path, kind, greys):
+    stored = np.stack([np.full((4, 4), value, np.uint16) for value in (100, 700, 3100)])
+    dicom(tmp_path / "a.dcm", stored, BitsStored=12, HighBit=11, PhotometricInterpretation=kind)
+    assert [pixels.grey(read(tmp_path / "a.dcm", frame))[0, 0] for frame in range(3)] == greys
+
+
 def test_a_multi_frame_file_may_have_a_window_and_a_rescale_for_each_frame(tmp_path):
     from pydicom import Dataset
 

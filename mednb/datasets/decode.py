@@ -32,7 +32,7 @@ CHUNK = 16  # images that a worker takes at a time
 FEW = 500  # images; of more it takes longer to read them than to start processes for it
 DARK = 2**14  # 16 bits of which none is set above make a picture of less than a quarter of the brightness
 EVERY = 2.0  # seconds between two marks of what is done
-READING = 3  # part of every key, and of no fingerprint: raise it when some odd files would be read differently
+READING = 4  # part of every key, and of no fingerprint: raise it when some odd files would be read differently
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,11 +111,45 @@ class Dicom:
 
     def of_grey(self, stored: np.ndarray, frame: int, facts: dict) -> Raw:
         """Stored numbers -> what they mean, padding black, and the window that the file asks for."""
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels import apply_voi_lut
 
-        header, inverted = self.header, self.header.PhotometricInterpretation == "MONOCHROME1"
-        rescaled = self.told(frame, "PixelValueTransformationSequence", "RescaleSlope")
-        values = padded_black(stored, header, inverted)
+        header, values = self.header, self.meant(stored, frame)
+        hounsfield = header.get("Modality") == "CT" and self.rescaled(frame) is not None
+        window = self.window(frame)
+        if window is None and "VOILUTSequence" in header and values.dtype.kind in "ui":
+            values = apply_voi_lut(values, header)
+            window = 0, 2 ** header.VOILUTSequence[0].LUTDescriptor[2] - 1
+            hounsfield = False
+        if window is None and values.dtype != np.uint8 and (self.inverted or self.frames() > 1):
+            window = self.range
+        if self.inverted:
+            black, white = window or (0, 255)
+            window = float(white), float(black)
+        return Raw(values, window, facts, hounsfield=hounsfield)
+
+    @property
+    def inverted(self) -> bool:
+        return self.header.PhotometricInterpretation == "MONOCHROME1"
+
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest value of all frames, so that a grey means the same in each of them."""
+        from pydicom.pixels import pixel_array
+
+        frames = (self.meant(pixel_array(self.header, index=frame), frame) for frame in range(self.frames()))
+        finite = (values[np.isfinite(values)] for values in frames)
+        ends = [end for values in finite if values.size for end in (values.min(), values.max())]
+        return (float(min(ends)), float(max(ends))) if ends else (0.0, 1.0)
+
+    def rescaled(self, frame: int) -> Dataset | None:
+        return self.told(frame, "PixelValueTransformationSequence", "RescaleSlope")
+
+    def meant(self, stored: np.ndarray, frame: int) -> np.ndarray:
+        """Stored numbers -> what they mean, padding black."""
+        from pydicom.pixels import apply_modality_lut
+
+        header, rescaled = self.header, self.rescaled(frame)
+        values = padded_black(stored, header, self.inverted)
         if "ModalityLUTSequence" in header:
             values = apply_modality_lut(values, header)
         elif rescaled is not None:
@@ -126,16 +161,7 @@ class Dicom:
             values = values.astype(np.result_type(values.dtype, np.int16))  # no longer the range of its type
         elif values.dtype.kind == "u":
             values = values.astype(np.uint8)  # also where each of them has the room of 16
-        hounsfield = header.get("Modality") == "CT" and rescaled is not None
-        window = self.window(frame)
-        if window is None and "VOILUTSequence" in header and values.dtype.kind in "ui":
-            values = apply_voi_lut(values, header)
-            window = 0, 2 ** header.VOILUTSequence[0].LUTDescriptor[2] - 1
-            hounsfield = False
-        if inverted:
-            black, white = window or ((0, 255) if values.dtype == np.uint8 else (values.min(), values.max()))
-            window = float(white), float(black)
-        return Raw(values, window, facts, hounsfield=hounsfield)
+        return values
 
     def window(self, frame: int) -> tuple[float, float] | None:
         """Black and white of the first window in the file, as the standard defines them (PS3.3 C.11.2.1.2)."""

@@ -103,7 +103,7 @@ def grey(
 
     window: what becomes black and what white: a name of `WINDOWS`, two numbers, or None for what the file says; a file
         that says nothing: the range of its type for 8- and 16-bit integers, for everything else that of its values, in
-        a volume of all slices.
+        a volume of all slices, in DICOM of all frames.
     channels: 1 gives (H, W), colour weighted as ITU-R 601 has it; 3 gives (3, H, W), grey repeated.
     Raises ValueError when a window of Hounsfield units meets a file that holds something else.
     """
