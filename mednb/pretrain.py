@@ -15,8 +15,8 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightly.utils import dist
-from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
+from timm.optim import Lars
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -419,7 +419,8 @@ class Pretraining(pl.LightningModule):
             fused = self.trainer.precision != "16-mixed"
             optimiser = torch.optim.AdamW(groups, lr=self.method.lr * share**0.5, fused=fused)
         elif name in ("sgd", "lars"):
-            kind = {"sgd": torch.optim.SGD, "lars": LARS}[name]
+            # lightly's LARS asks a GPU for the norms of each layer, in every step.
+            kind = {"sgd": torch.optim.SGD, "lars": Lars}[name]
             optimiser = kind(groups, lr=self.method.lr * share, momentum=0.9)
         else:
             raise ValueError(f"optimiser '{name}' is unknown; choose one of {', '.join(OPTIMISERS)}")

@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mednb import encoders
+from mednb import encoders, pretrain
+from mednb.datasets import load
 from mednb.methods import METHODS
 from mednb.views import POLICIES, ByModality, key, operations
 
@@ -77,3 +78,19 @@ def test_views_on_a_gpu_never_ask_what_is_on_it(name):
         for mode in (nullcontext(), OnOneDevice()):  # at first, what is kept is made
             with mode:
                 assert policy.of(rows)(pixels[rows], key(0, epoch, rows, 1)).shape == (6, *pixels.shape[1:])
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_an_optimiser_on_a_gpu_never_asks_what_is_on_it(name):
+    values = {"method": "simclr", "pairs": "same_image", "views": "ultrasound", "encoder": "resnet18", "epochs": 1}
+    values |= {"images_seen": 60, "batch_size": 30, "accumulate": 1, "devices": 1, "decoder": False, "seed": 0}
+    learner = pretrain.Pretraining(load("phantoms", size=32, limit=60), values)
+    learner.method.optimiser = name
+    with FakeTensorMode():
+        on_a_gpu_that_is_not_there(learner.method)
+        (optimiser,), _ = learner.configure_optimizers()
+        for parameter in learner.method.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        for _ in range(2):
+            with OnOneDevice():
+                optimiser.step()
