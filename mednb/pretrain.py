@@ -57,6 +57,7 @@ def fit(
     decoder: bool = False,
     stop_on_collapse: bool = False,
     options: dict | None = None,
+    replay: bool = True,
 ) -> nn.Module:
     """Pretrain an encoder on `images` without looking at their labels, and return it.
 
@@ -77,6 +78,8 @@ def fit(
     decoder: pretrain a U-Net decoder with the encoder (`methods.encoder_decoder`); spark has one anyway.
     stop_on_collapse: end the training when it has collapsed; otherwise the verdict is only told.
     options: the method's own values, such as {"temperature": 0.1, "lr": 5e-4}; `methods.options` lists them.
+    replay: on a GPU, record views and steps once and replay them (`graphs`), which is up to several times as fast;
+        False has every kernel launched anew, for those who look for a fault or are short of the GPU's memory.
 
     Writes `encoder.safetensors`, whose card holds the verdict, and `metrics.csv` into `out`, and `decoder.safetensors`
     where a decoder learnt too; from time to time a checkpoint, from which an interrupted call goes on when it is made
@@ -110,7 +113,7 @@ def fit(
     values |= {"seed": seed, "size": images.size, "fingerprint": images.fingerprint, "split_hash": images.split_hash}
     values |= {"images": len(images), "decoder": decoder}
     values |= {"options": options} if options else {}
-    learner = Pretraining(images, values)
+    learner = Pretraining(images, values, replay)
     watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
     try:
         if learner.method.pretrains and seen > 0:
@@ -238,9 +241,9 @@ class Pretraining(pl.LightningModule):
     told of. Where it stands follows from the number of steps alone.
     """
 
-    def __init__(self, images: Images, values: dict):
+    def __init__(self, images: Images, values: dict, replay: bool = True):
         super().__init__()
-        self.automatic_optimization = False
+        self.automatic_optimization, self.replay = False, replay
         self.seed, self.batch_size, self.accumulate = values["seed"], values["batch_size"], values["accumulate"]
         self.images, self.seen, self.epochs = images, values["images_seen"], values["epochs"]
         smallest = self.seen // max(1, self.epochs)  # epoch
@@ -270,7 +273,7 @@ class Pretraining(pl.LightningModule):
         self.pixels = Pixels(self.images, self.device)
         self.labels, self.policy = self.labels.to(self.device), self.policy.to(self.device)
         self.make_views, self.learn = self.views_of, self.gradients_and_seen
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or not self.replay:
             return
         if self.pixels.here is not None:
             self.make_views = Recorded(self.views_of)

@@ -104,15 +104,20 @@ def test_a_recorded_training_is_the_training(images, tmp_path, monkeypatch, in_3
     assert (recorded - as_it_comes).norm() < 0.2 * moved
 
 
+def test_nothing_is_recorded_when_asked_not_to(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "Recorded", lambda *_: pytest.fail("something was recorded"))
+    trained(images, tmp_path, "simclr", replay=False)
+
+
 @contextlib.contextmanager
 def waiting_is_an_error():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it does not detect all
         torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("policy", ["ultrasound", "by_modality"])
