@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from mednb import views
 
 
-@torch.inference_mode()
 def extract(encoder: nn.Module, pixels: np.ndarray, batch_size: int = 256) -> np.ndarray:
     """Embeddings `h` (N, D) float32 of images (N, H, W) or (N, C, H, W), uint8 or uint16.
 
-    The encoder is set to eval mode: images do not mix.
+    The encoder is set to eval mode: images do not mix. It works on the GPU where there is one, and then comes home.
     """
-    encoder = encoder.eval()
-    device = next(encoder.parameters()).device
-    blocks = [
-        encoder(views.plain(torch.from_numpy(np.array(pixels[start : start + batch_size])).to(device))).float().cpu()
-        for start in range(0, len(pixels), batch_size)
-    ]
-    return torch.cat(blocks).numpy()
+    home = next(encoder.parameters()).device
+    device = torch.device("cuda") if torch.cuda.is_available() else home
+    encoder = encoder.eval().to(device)
+    blocks = (torch.from_numpy(np.array(pixels[at : at + batch_size])) for at in range(0, len(pixels), batch_size))
+    with torch.inference_mode():  # not while it moves: its weights could not be trained any more
+        h = torch.cat([encoder(views.plain(block.to(device))).float().cpu() for block in blocks])
+    encoder.to(home)
+    return h.numpy()
 
 
 def frame(table: pd.DataFrame, h: np.ndarray) -> pd.DataFrame:

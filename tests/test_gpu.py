@@ -159,9 +159,13 @@ def test_pixels_may_stay_in_the_memory_map(images, tmp_path, monkeypatch, in_32_
 
 
 def test_embeddings_are_those_of_the_processor(images, in_32_bits):
-    encoder = encoders.build("resnet18", seed=0)
-    here = embed.extract(encoder, images.pixels)
-    np.testing.assert_allclose(embed.extract(encoder.cuda(), images.pixels), here, atol=1e-3)
+    encoder = encoders.build("resnet18", seed=0).eval()
+    with torch.inference_mode():
+        here = encoder(views.plain(torch.from_numpy(np.array(images.pixels)))).numpy()
+    np.testing.assert_allclose(embed.extract(encoder, images.pixels), here, atol=1e-3)
+    assert next(encoder.parameters()).device.type == "cpu"
+    encoder(torch.rand(2, 1, 32, 32)).sum().backward()
+    torch.optim.SGD(encoder.parameters(), 0.1).step()
 
 
 def test_learning_with_labels_runs_and_its_networks_come_home(images, tmp_path):
