@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mednb import encoders, unet
-from mednb.methods.spark import SparK, at, batch_norm, cell_of, cells, masked_features, weighted_batch_norm
+from mednb.masked import at, batch_norm, masked_features, weighted_batch_norm
+from mednb.methods.spark import SparK, cell_of, cells
 from mednb.views import key
 
 ENCODERS = ["resnet18", "resnet50", "convnext_tiny"]
