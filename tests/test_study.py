@@ -352,6 +352,24 @@ def test_a_study_that_is_stopped_goes_on_where_it_was(written, capsys, tmp_path,
     assert states()["pretrain-phantoms-none-s0"] == before["pretrain-phantoms-none-s0"]
 
 
+@pytest.mark.slow
+def test_a_study_that_is_killed_while_it_looks_what_is_to_do_takes_nobody_along(written):
+    command = [sys.executable, "-m", "mednb.cli", "run", str(written(("pretrain",)))]
+    # A script that runs the study in its own group of processes, as scripts do, and goes on when it was killed.
+    script = f"""
+import pathlib, subprocess, time
+study = subprocess.Popen({command})
+while not pathlib.Path("runs/tiny/plan.json").exists():
+    time.sleep(0.01)
+time.sleep(0.2)
+study.kill()
+study.wait()
+time.sleep(4)
+print(pathlib.Path("runs/tiny/snakemake.log").exists(), "and goes on")"""
+    said = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert said.stdout == "False and goes on\n"
+
+
 def test_two_studies_cannot_use_one_folder_at_once(written):
     plan = read(written(("pretrain",)))
     plan.folder.mkdir(parents=True)

@@ -266,13 +266,17 @@ def kernel(stderr) -> Iterator:
             signal.signal(signal.SIGTERM, before)
 
 
-def end_with_parent(parent: int, group: bool = False) -> None:
-    """End this process (or its group) when `parent` is gone, so that a killed study leaves nothing running."""
+def end_with_parent(parent: int) -> None:
+    """End this process when `parent` is gone, so that a killed study leaves nothing running.
+
+    A leader ends its whole group. Any other process ends alone: its group is that of whoever called it.
+    """
 
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
-        (os.killpg if group else os.kill)(os.getpgid(0) if group else os.getpid(), signal.SIGTERM)
+        leads = os.getpgid(0) == os.getpid()
+        (os.killpg if leads else os.kill)(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
