@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from mednb.datasets.store import FOLDS
 from mednb.metrics import CLASSIFICATION, LOWER_IS_BETTER, SEGMENTATION, UNBOUNDED
 from mednb.results import MAIN_METRIC, MEASURED, QUESTION, RUN, SETTING, percent
-from mednb.study.values import FOLDS
 
 INTERVAL = ["low", "high", "seeds_low", "seeds_high", "n_seeds", "n_patients"]
 UNIT = [name for name in (*RUN, "initialisation", *MEASURED) if name not in ("study", "run", "draw", "split", "value")]
@@ -380,7 +380,7 @@ def _share_tested(drawn: Bootstrap, at: np.ndarray) -> float:
     """
     units = drawn.units[["dataset", "fold"]].iloc[at].assign(place=drawn.place[at])
     counts = units.groupby("dataset").nunique()
-    return float((counts["fold"] / len(FOLDS)).where(counts["fold"] == counts["place"], 1.0).max())
+    return float((counts["fold"] / FOLDS).where(counts["fold"] == counts["place"], 1.0).max())
 
 
 def _in_blocks(drawn: Bootstrap, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ import nbformat
 import pytest
 import tiny
 
-from mednb.study.notebook import Parameter, RunFailed, code_hash, parameters, run, unknown
+from mednb.parameter import Parameter
+from mednb.study.notebook import RunFailed, code_hash, parameters, run, unknown
 
 PARAMETERS = """\
 method = "simclr"  # how it learns

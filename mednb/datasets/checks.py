@@ -12,9 +12,9 @@ from mednb.datasets import decode, duplicates, splits
 from mednb.datasets.archive import Archive
 from mednb.datasets.card import Card
 from mednb.datasets.located import located
+from mednb.datasets.store import FOLDS
 
 SHOWN = 10  # of each kind of finding; the rest is counted
-FOLDS = 5
 
 
 def report(module: ModuleType, root: Path) -> tuple[str, bool]:

@@ -19,7 +19,7 @@ from mednb.methods.supervised import Supervised
 from mednb.methods.swav import SwAV
 from mednb.methods.vicreg import VICReg
 from mednb.methods.vicregl import VICRegL
-from mednb.study.notebook import WORDS, Parameter
+from mednb.parameter import WORDS, Parameter
 
 METHODS = {
     "none": RandomInitialisation,
@@ -72,8 +72,24 @@ def accepted(name: str, given: dict) -> dict:
     except ValueError as error:
         raise ValueError(f"an option of method {name} does not fit: {error}. Its options: {listed}") from None
     for each, value in found.items():
-        if isinstance(value, (int, float)) and value < 0:
-            raise ValueError(f"an option of method {name} does not fit: {each} is {value}, which is less than 0")
+        fits, meant = in_range(each, value)
+        if not fits:
+            raise ValueError(f"an option of method {name} does not fit: {each} is {value}, and should be {meant}")
     if found.get("optimiser", OPTIMISERS[0]) not in OPTIMISERS:
         raise ValueError(f"optimiser '{found['optimiser']}' is unknown; choose one of {', '.join(OPTIMISERS)}")
     return found
+
+
+def in_range(option: str, value: object) -> tuple[bool, str]:
+    """Whether training can go well with a number, and which numbers it can."""
+    if isinstance(value, (bool, str)) or value is None:
+        return True, "anything"
+    if isinstance(value, int):  # widths, lengths of queues, sides of cells
+        return value >= 1, "at least 1"
+    if option == "hidden":
+        return 0 < value < 1, "between 0 and 1: something has to be hidden and something to be seen"
+    if option in ("temperature", "clip"):
+        return value > 0, "above 0"
+    if option in ("m", "tau", "dense", "alpha"):
+        return 0 <= value <= 1, "from 0 to 1"
+    return value >= 0, "0 or more"

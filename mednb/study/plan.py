@@ -30,7 +30,8 @@ from pathlib import Path
 
 import yaml
 
-from mednb.study.notebook import Parameter, code_hash, parameters, unknown
+from mednb.parameter import Parameter
+from mednb.study.notebook import code_hash, parameters, unknown
 from mednb.study.values import choose, faults, misset
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,6 @@ NAMED = {  # where the names stand that a parameter takes; of methods their file
 }
 PASSED_ON = {"more": "mednb.datasets:load", "how": "mednb.pretrain:fit"}  # what takes further values
 APART = ("images_seen", "val", "options")  # parameters of their own
-FOLDS = range(5)
 
 
 def faults(name: str, value: object) -> Iterator[str]:
@@ -35,8 +34,11 @@ def faults(name: str, value: object) -> Iterator[str]:
         takers = inspect.signature(resolve_name(PASSED_ON[name])).parameters.values()
         known = [each.name for each in takers if each.kind is each.KEYWORD_ONLY and each.name not in APART]
         yield from (f"{takes} takes no {key!r}; {choose(key, known)}" for key in value if key not in known)
-    if name == "fold" and isinstance(value, int) and value not in FOLDS:
-        yield f"there is no fold {value}; {choose(value, list(map(str, FOLDS)))}"
+    if name == "fold" and isinstance(value, int):
+        from mednb.datasets.store import FOLDS
+
+        if not 0 <= value < FOLDS:
+            yield f"there is no fold {value}; {choose(value, list(map(str, range(FOLDS))))}"
     if name == "fractions" and isinstance(value, list):
         shares = [each for each in value if isinstance(each, (int, float)) and not 0 < each <= 1]
         yield from (f"{each:g} is no share of the labels; all of them are 1.0, and a tenth is 0.1" for each in shares)
