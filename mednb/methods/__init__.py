@@ -72,7 +72,7 @@ def accepted(name: str, given: dict) -> dict:
     except ValueError as error:
         raise ValueError(f"an option of method {name} does not fit: {error}. Its options: {listed}") from None
     for each, value in found.items():
-        fits, meant = in_range(each, value)
+        fits, meant = in_range(name, each, value)
         if not fits:
             raise ValueError(f"an option of method {name} does not fit: {each} is {value}, and should be {meant}")
     if found.get("optimiser", OPTIMISERS[0]) not in OPTIMISERS:
@@ -80,15 +80,16 @@ def accepted(name: str, given: dict) -> dict:
     return found
 
 
-def in_range(option: str, value: object) -> tuple[bool, str]:
-    """Whether training can go well with a number, and which numbers it can."""
+def in_range(name: str, option: str, value: object) -> tuple[bool, str]:
+    """Whether a method can be trained with a number, and with which numbers it can."""
     if isinstance(value, (bool, str)) or value is None:
         return True, "anything"
     if isinstance(value, int):  # widths, lengths of queues, sides of cells
-        return value >= 1, "at least 1"
+        least = 0 if (name, option) == ("swav", "queue") else 1  # others have their negatives there
+        return value >= least, f"at least {least}"
     if option == "hidden":
         return 0 < value < 1, "between 0 and 1: something has to be hidden and something to be seen"
-    if option in ("temperature", "clip"):
+    if option in ("temperature", "epsilon", "clip"):
         return value > 0, "above 0"
     if option in ("m", "tau", "dense", "alpha"):
         return 0 <= value <= 1, "from 0 to 1"
