@@ -44,7 +44,7 @@ def test_swavs_small_crops_only_predict():
     method = build("swav")
     every = views(method.crops)
     seen = []
-    method.codes = lambda z, queue: seen.append(z) or torch.full((len(z), 64), 1 / 64)
+    method.codes = lambda z, queue: seen.append(z) or torch.full((len(z), 256), 1 / 256)
     method.loss(*every)
     assert len(every) == 6 and len(seen) == 2
     torch.testing.assert_close(seen[0], method.project(every[0]))

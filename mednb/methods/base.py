@@ -34,8 +34,8 @@ class Method(nn.Module):
 
     A method adds its heads in `__init__` and says in `loss` what it wants of two views, or more, of the same thing.
     What is kept in the end is `self.encoder` alone. Its attributes are the recipe, for small encoders,
-    images of 32 to 128 pixels and some hundred to some thousand steps: SwAV and SimSiam keep their papers' optimisers,
-    all others were given AdamW; heads, queues and batches are smaller than the papers'.
+    images of 32 to 128 pixels and some hundred to some thousand steps: SimSiam keeps its paper's optimiser, all others
+    were given AdamW; heads, queues and batches are smaller than the papers'.
     """
 
     batch_size = 256  # images

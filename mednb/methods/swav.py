@@ -14,25 +14,34 @@ class SwAV(Method):
     """From one view, say to which prototype another view of the same image is assigned. Small crops only predict.
 
     The assignments (codes) of the two large views are made by Sinkhorn's algorithm, which spreads a batch evenly over
-    the prototypes: that all images fall into one is ruled out. A batch of 64 is too few for that, so that the
-    projections of earlier batches join in, as many as there have been, once the first tenth of the training is over; at
-    the very start the prototypes stand still. The loss at chance is log(prototypes).
+    the prototypes: that all images fall into one is ruled out. That all are equally far from every prototype is not:
+    with fewer prototypes than dimensions (`width`) there is such a direction, and all projections would move there.
+    `epsilon` is lower than the paper's 0.05, because at first all images are much alike, and soft codes would hardly
+    tell them apart. With a `queue` the projections of earlier batches join in, as many as there have been, once the
+    first tenth of the training is over. At the very start the prototypes stand still. The loss at chance is
+    log(prototypes).
     """
 
     batch_size = 64
-    optimiser, lr = "lars", 0.6  # the paper's, for small batches; with AdamW it collapsed
+    lr = 2e-3
     crops = (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
     frozen, queue_from = 0.02, 0.1  # shares of the training
 
     def __init__(
-        self, encoder: nn.Module, width: int = 128, prototypes: int = 64, temperature: float = 0.1, queue: int = 512
+        self,
+        encoder: nn.Module,
+        width: int = 128,
+        prototypes: int = 256,
+        temperature: float = 0.1,
+        epsilon: float = 0.02,
+        queue: int = 0,
     ):
         super().__init__(encoder)
         self.head = SwaVProjectionHead(encoder.width, encoder.width, width)
         self.prototypes = Prototypes(width, prototypes)  # C
         self.queues = nn.ModuleList(Queue(torch.zeros(queue, width)) for _ in range(2))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # rows, into each queue
-        self.temperature = temperature
+        self.temperature, self.epsilon = temperature, epsilon
         self.register_buffer("use", torch.full((prototypes,), 1 / prototypes), persistent=False)
 
     def project(self, x: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ class SwAV(Method):
     def codes(self, z: Tensor, queue: Tensor) -> Tensor:
         """Assignments q (N, K) of projections (N, d): each row adds up to 1, and the columns are equally full."""
         scores = self.prototypes(torch.cat([gathered(z), queue]))  # (W N + Q, K)
-        return sinkhorn(scores)[len(z) * dist.rank() :][: len(z)]
+        return sinkhorn(scores, epsilon=self.epsilon)[len(z) * dist.rank() :][: len(z)]
 
     def loss(self, *views: Tensor) -> Tensor:
         z = [self.project(x) for x in views[:2]]
