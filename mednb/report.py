@@ -523,7 +523,7 @@ def budget(finished: pd.DataFrame, out: str | Path = ".") -> dict:
                 "runs": len(mine),
                 "link": _link(mine["folder"].iloc[0], out),
                 "images_seen": in_words(mine["images_seen"]),
-                "views": in_words(views_of(method) for method in mine["method"]),
+                "views": in_words(map(views_of, mine["method"], mine["said"])),
                 "epochs": in_words(mine["epochs"]) if name != "none" else "–",
                 "batch_size": in_words(mine["batch_size"]) if name != "none" else "–",
                 "device": in_words(said.get("device", "?") for said in mine["said"]),
@@ -531,17 +531,23 @@ def budget(finished: pd.DataFrame, out: str | Path = ".") -> dict:
             }
         )
     trained = runs[runs["method"] != "none"]
-    seen, views = trained["images_seen"], {views_of(method) for method in trained["method"]}
+    seen, views = trained["images_seen"], set(map(views_of, trained["method"], trained["said"]))
     equal = in_words(seen) if len(set(seen)) == 1 else None
     return {"lines": lines, "pretrained": len(seen), "equal": equal, "views": len(views) == 1}
 
 
-def views_of(method: str) -> str:
-    """How many views of each image a method takes: "2", or "2 + 4" where the further ones are smaller."""
+def views_of(method: str, said: dict) -> str:
+    """How many views of each image a method took: "2", or "2 + 4" where the further ones are smaller.
+
+    said: the run's run.json.
+    """
     from mednb.methods import METHODS
 
     known = METHODS.get(method)
-    return " + ".join(str(crops.n) for crops in known.crops) if known and known.pretrains else "–"
+    if not known or not known.pretrains:
+        return "–"
+    small = (said.get("options") or {}).get("small_crops")
+    return " + ".join([*(str(crops.n) for crops in known.crops), *([str(small)] if small else [])])
 
 
 def geometry(rows: pd.DataFrame, finished: pd.DataFrame) -> dict:

@@ -31,7 +31,6 @@ def test_swavs_assignments_are_balanced_where_the_prototypes_are_not():
 
 def test_swav_predicts_the_code_of_the_other_view():
     method = build("swav")
-    method.crops = (Crops(2),)
     every = views()
     z = [method.project(x) for x in every]
     q = [method.codes(x, x[:0]) for x in z]
@@ -41,7 +40,7 @@ def test_swav_predicts_the_code_of_the_other_view():
 
 
 def test_swavs_small_crops_only_predict():
-    method = build("swav")
+    method = build("swav", small_crops=4)
     every = views(method.crops)
     seen = []
     method.codes = lambda z, queue: seen.append(z) or torch.full((len(z), 256), 1 / 256)

@@ -399,8 +399,8 @@ def test_views_below_32_pixels_are_computed_in_32_bits_on_the_processor(images, 
     """In bfloat16 the gradient of a ResNet's last stage was now and then no number there."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    asked = {method: pretrain.precision(learner(images, method=method).side) for method in ("simclr", "swav")}
-    assert asked == {"simclr": "bf16-mixed", "swav": "32-true"}
+    asked = {method: pretrain.precision(learner(images, method=method).side) for method in ("simclr", "dino")}
+    assert asked == {"simclr": "bf16-mixed", "dino": "32-true"}
 
 
 def test_an_unknown_optimiser_is_refused_with_the_choices(images, tmp_path, monkeypatch):

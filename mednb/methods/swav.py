@@ -11,20 +11,21 @@ from mednb.methods.base import Crops, Method, Prototypes, Queue, gathered
 
 
 class SwAV(Method):
-    """From one view, say to which prototype another view of the same image is assigned. Small crops only predict.
+    """From one view, say to which prototype another view of the same image is assigned.
 
     The assignments (codes) of the two large views are made by Sinkhorn's algorithm, which spreads a batch evenly over
     the prototypes: that all images fall into one is ruled out. That all are equally far from every prototype is not:
     with fewer prototypes than dimensions (`width`) there is such a direction, and all projections would move there.
     `epsilon` is lower than the paper's 0.05, because at first all images are much alike, and soft codes would hardly
-    tell them apart. With a `queue` the projections of earlier batches join in, as many as there have been, once the
-    first tenth of the training is over. At the very start the prototypes stand still. The loss at chance is
-    log(prototypes).
+    tell them apart. At the very start the prototypes stand still. The loss at chance is log(prototypes).
+
+    `small_crops` are further views of half the side that only predict (multi-crop). With a `queue` the projections of
+    earlier batches join in when codes are made, as many as there have been, once the first tenth of the training is
+    over. Both are the paper's, for long trainings; within some hundred steps small crops made it worse.
     """
 
     batch_size = 64
     lr = 2e-3
-    crops = (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
     frozen, queue_from = 0.02, 0.1  # shares of the training
 
     def __init__(
@@ -35,8 +36,11 @@ class SwAV(Method):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         queue: int = 0,
+        small_crops: int = 0,
     ):
         super().__init__(encoder)
+        if small_crops:
+            self.crops = (Crops(2), Crops(small_crops, 0.5, (0.05, 0.3)))
         self.head = SwaVProjectionHead(encoder.width, encoder.width, width)
         self.prototypes = Prototypes(width, prototypes)  # C
         self.queues = nn.ModuleList(Queue(torch.zeros(queue, width)) for _ in range(2))
