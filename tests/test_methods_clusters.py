@@ -64,6 +64,11 @@ def test_swavs_queue_joins_in_later_and_holds_the_last_projections():
     torch.testing.assert_close(method.queues[0].rows[:12], method.project(views()[0]))
 
 
+def test_no_direction_is_equally_far_from_all_of_swavs_prototypes():
+    towards = F.normalize(build("swav").prototypes.weight, dim=1)
+    assert torch.linalg.matrix_rank(towards[1:] - towards[0]) == towards.shape[1]
+
+
 def test_swavs_prototypes_are_frozen_at_first():
     method = build("swav")
     loss(method).backward()
