@@ -85,7 +85,7 @@ def in_range(name: str, option: str, value: object) -> tuple[bool, str]:
     if isinstance(value, (bool, str)) or value is None:
         return True, "anything"
     if isinstance(value, int):  # widths, lengths of queues, sides of cells
-        least = 0 if option == "small_crops" or (name, option) == ("swav", "queue") else 1  # it needs no negatives
+        least = 0 if option == "small_crops" or (name, option) == ("swav", "queue") else 1  # SwAV needs neither
         return value >= least, f"at least {least}"
     if option == "hidden":
         return 0 < value < 1, "between 0 and 1: something has to be hidden and something to be seen"

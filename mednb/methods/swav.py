@@ -15,7 +15,7 @@ class SwAV(Method):
 
     The assignments (codes) of the two large views are made by Sinkhorn's algorithm, which spreads a batch evenly over
     the prototypes: that all images fall into one is ruled out. That all are equally far from every prototype is not:
-    with fewer prototypes than dimensions (`width`) there is such a direction, and all projections would move there.
+    with fewer prototypes than dimensions (`width`) there is such a direction, and all projections can move there.
     `epsilon` is lower than the paper's 0.05, because at first all images are much alike, and soft codes would hardly
     tell them apart. At the very start the prototypes stand still. The loss at chance is log(prototypes).
 
