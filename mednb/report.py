@@ -532,8 +532,9 @@ def budget(finished: pd.DataFrame, out: str | Path = ".") -> dict:
         )
     trained = runs[runs["method"] != "none"]
     seen, views = trained["images_seen"], set(map(views_of, trained["method"], trained["said"]))
-    equal = in_words(seen) if len(set(seen)) == 1 else None
-    return {"lines": lines, "pretrained": len(seen), "equal": equal, "views": len(views) == 1}
+    equal = in_words(seen) if len(set(results.budgets(trained))) == 1 else None
+    by_fold = len(set(seen)) > 1
+    return {"lines": lines, "pretrained": len(seen), "equal": equal, "by_fold": by_fold, "views": len(views) == 1}
 
 
 def views_of(method: str, said: dict) -> str:

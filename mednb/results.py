@@ -353,9 +353,9 @@ def remarks(study: str | Path) -> list[str]:
         mixed(f"one split of {dataset}, fold {fold}", group["split_hash"])
 
     pretrained = runs[(runs["stage"] == "pretrain") & (runs["method"] != "none")]
-    budgets = pretrained.groupby("initialisation")["images_seen"].unique()
-    if len({tuple(sorted(seen)) for seen in budgets}) > 1:
-        each = "; ".join(f"{name} {', '.join(f'{seen:,}' for seen in sorted(seen))}" for name, seen in budgets.items())
+    seen_by = budgets(pretrained)
+    if len(set(seen_by)) > 1:
+        each = "; ".join(f"{name} {', '.join(f'{n:,}' for n in seen)}" for name, seen in seen_by.items())
         said.append(f"The budgets are unequal: {each} images seen.")
     if len(set(runs["seed"].dropna())) == 1:
         said.append("There is one seed: the intervals hold the chance of the patients only; another seed may differ.")
@@ -378,6 +378,11 @@ def remarks(study: str | Path) -> list[str]:
     if planned is not None and done - planned:
         said.append(f"Left out, because they are of an earlier plan: {', '.join(sorted(done - planned))}.")
     return said
+
+
+def budgets(pretrained: pd.DataFrame) -> pd.Series:
+    """Initialisation -> how many images its runs saw, in order: several numbers where folds are not of one size."""
+    return pretrained.groupby("initialisation")["images_seen"].agg(lambda seen: tuple(sorted(set(seen))))
 
 
 def _ends_of_grids(runs: pd.DataFrame) -> list[str]:

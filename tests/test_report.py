@@ -185,6 +185,19 @@ def test_methods_that_take_other_numbers_of_views_are_not_said_to_have_made_the_
     assert report.views_of("swav", {"options": {"small_crops": 6}}) == "2 + 6"
 
 
+def test_folds_of_other_sizes_are_no_other_effort(tmp_path):
+    def budget(*seen_by_simclr):
+        for seed, seen in enumerate(seen_by_simclr):
+            for method, of_method in (("byol", (46_700, 46_800)[seed]), ("simclr", seen)):
+                study_of(
+                    tmp_path, methods=(method,), seeds=(seed,), stages=("pretrain",), fold=seed, images_seen=of_method
+                )
+        return report.budget(results.finished(tmp_path))["equal"]
+
+    assert budget(46_700, 46_800) == "46,700 and 46,800"
+    assert budget(46_700, 47_000) is None
+
+
 def test_what_pretraining_is_worth_in_labels_is_a_table_and_a_file(study, page):
     assert "How many labels is pretraining worth? The share of the labels that random initialisation needs" in page.text
     worth = pd.read_csv(study / "report/worth.csv")
