@@ -285,7 +285,7 @@ def class_counts(table: pd.DataFrame) -> Figure:
     """Images and patients of each class in each split, from a table with a row per image: label, split, patient."""
     _rows(table, "class_counts", "label", "split", "patient")
     counts = table.groupby(["label", "split"])["patient"].agg(images="size", patients="nunique")
-    labels = list(dict.fromkeys(table["label"]))
+    labels = sorted(set(table["label"]))
     splits = [split for split in ("train", "val", "test") if split in set(table["split"])]
     shades = {"train": "#444444", "val": "#8c8c8c", "test": "#cccccc"}
     figure = Figure(figsize=(8, 0.8 + 0.28 * len(labels) * (len(splits) + 0.6)), layout="constrained")
@@ -310,7 +310,7 @@ def picture_sizes(table: pd.DataFrame, columns: int = 4) -> Figure:
     away.
     """
     _rows(table, "picture_sizes", "label", "width", "height")
-    labels = list(dict.fromkeys(table["label"]))
+    labels = sorted(set(table["label"]))
     counts = table.groupby(["label", "width", "height"]).size().rename("images").reset_index()
     columns = min(columns, len(labels))
     lines = -(-len(labels) // columns)
@@ -333,7 +333,7 @@ def picture_sizes(table: pd.DataFrame, columns: int = 4) -> Figure:
 def mask_coverage(masks: np.ndarray, labels: Sequence[str], columns: int = 6) -> Figure:
     """Where the lesions of each class lie: the share of its masks (N, H, W) that cover a place."""
     labels = np.asarray(labels)
-    names = [label for label in dict.fromkeys(labels) if masks[np.flatnonzero(labels == label)].any()]
+    names = [label for label in sorted(set(labels)) if masks[np.flatnonzero(labels == label)].any()]
     if not names:
         raise NothingToDraw("mask_coverage: all masks are empty")
     columns = min(columns, len(names))

@@ -149,6 +149,20 @@ def test_a_download_that_fails_is_a_sentence_and_leaves_nothing(capsys, tmp_path
     assert list(mine.parent.iterdir()) == [mine]
 
 
+def test_a_download_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    from torchvision.datasets import utils
+
+    def begins(_, path, *__):
+        Path(path).write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(utils, "_urlretrieve", begins)
+    with pytest.raises(KeyboardInterrupt):
+        datasets.get("stl10", tmp_path / "data")
+    assert not [path for path in tmp_path.rglob("*") if path != tmp_path / "data"]
+
+
 def test_own_images_are_checked_with_their_table(capsys, tmp_path):
     twins_own.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
     answer = said(capsys, "data", "check", "folder", "--data", tmp_path, "--table", "my.csv", code=0)

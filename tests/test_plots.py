@@ -349,6 +349,19 @@ def test_class_counts_say_images_and_patients():
     assert sum(map(int, written)) == IMAGES.table["patient"].nunique()
 
 
+@pytest.mark.parametrize("plot", ["class_counts", "picture_sizes", "mask_coverage"])
+def test_classes_are_in_alphabetical_order_whichever_comes_first_in_the_table(plot):
+    table = pd.DataFrame({"label": ["b", "a", "b"], "split": "train", "patient": list("123"), "width": 3, "height": 3})
+    drawn = {"mask_coverage": [np.ones((3, 4, 4), bool), table["label"]]}.get(plot, [table])
+    axes = getattr(plots, plot)(*drawn).axes
+    shown = (
+        [text.get_text() for text in axes[0].get_yticklabels()]
+        if plot == "class_counts"
+        else [ax.get_title()[:1] for ax in axes[:2]]
+    )
+    assert shown == ["a", "b"]
+
+
 def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone():
     paces = {"lightly": 240, "mednb": 560, "model alone": 590}
     rows = pd.DataFrame(

@@ -190,7 +190,7 @@ def card_text(name: str) -> str:
 def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
     """Download a dataset where its source allows that; otherwise, what to download by hand and where to put it.
 
-    Raises OSError when the download fails; then nothing is left of it.
+    Raises OSError when the download fails; then, as when it is interrupted, nothing is left of it.
     """
     module, root = named(name), data_root(root)
     how = module.CARD.how_to_get.replace("<root>", str(root))
@@ -200,10 +200,13 @@ def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
     there = {folder, *folder.rglob("*")} if folder.exists() else set()
     try:
         return f"{name} is in {module.get(root, size)}"
-    except (OSError, RuntimeError, ValueError, EOFError) as error:  # no network, a wrong checksum, an archive cut short
+    except BaseException as error:
         for path in sorted({folder, *folder.rglob("*")} - there, reverse=True):
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        said = " ".join(str(error.__context__ or error).split()).rstrip(".")  # medmnist's own words fill a page
+        if not isinstance(error, (OSError, RuntimeError, ValueError, EOFError)):
+            raise  # interrupted
+        # No network, a wrong checksum, an archive cut short. medmnist's own words fill a page.
+        said = " ".join(str(error.__context__ or error).split()).rstrip(".")
         raise OSError(f"{name} was not downloaded: {said}. Try again, or do it by hand: {how}.") from error
 
 
