@@ -111,7 +111,7 @@ def run_notebook(asked: argparse.Namespace) -> None:
 def show_data(asked: argparse.Namespace) -> int | None:
     from mednb import datasets
 
-    if asked.data is not None and asked.what != "get" and not Path(asked.data).is_dir():
+    if asked.data is not None and asked.what != "get" and not Path(asked.data).exists():
         raise ValueError(f"--data {asked.data}: there is no such folder")
     if asked.table is not None and asked.what != "check":
         asked.parser.error("--table is for check")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
@@ -208,6 +209,18 @@ def of_volume(ending: str, values: np.ndarray, keep: int | None = None, frame: i
     return make
 
 
+def pixels_beside(folder: Path) -> None:
+    file = volume(folder / "x.img", SLICES)
+    file.write_bytes(file.read_bytes()[:-20])
+    look(folder, "x.hdr", 0)
+
+
+def cut_and_packed(folder: Path) -> None:
+    file = volume(folder / "x.nii", SLICES)
+    (folder / "x.nii.gz").write_bytes(gzip.compress(file.read_bytes()[:-20]))
+    look(folder, "x.nii.gz", 0)
+
+
 def of_mhd(size: str, raw: str, length: int = 64):
     def make(folder: Path) -> None:
         (folder / "inner").mkdir()
@@ -230,6 +243,10 @@ FILMS = {
     "a frame after the last": (of_video(".avi", frame=4), "4 frames, counted from 0, so there is no frame 4"),
     "a volume of 4 dimensions": (of_volume(".nii", np.zeros((2, 3, 8, 9), np.int16)), r"4 dimensions, 9 x 8 x 3 x 2"),
     "a volume of NaN": (of_volume(".mha", np.full((2, 8, 8), np.nan)), "64 of its 64 pixels are NaN"),
+    "a NIfTI without its last bytes": (of_volume(".nii", SLICES, keep=-20), "it is cut short"),
+    "a packed NIfTI without its last half": (of_volume(".nii.gz", SLICES, keep=-200), "cannot be read as an image"),
+    "a NIfTI that was cut short before it was packed": (cut_and_packed, "it is cut short"),
+    "NIfTI pixels cut short": (pixels_beside, "it is cut short"),
     "a NIfTI cut short": (of_volume(".nii", SLICES, keep=400), "cannot be read as an image"),
     "a packed NIfTI cut short": (of_volume(".nii.gz", SLICES, keep=90), "cannot be read as an image"),
     "a slice that is not there": (of_volume(".nii", SLICES, frame=3), "so there is no frame 3"),

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import twins_mammography
 import twins_own
+import twins_ultrasound
 from PIL import Image
 from test_duplicates import scene
 
@@ -52,6 +54,27 @@ def twin(tmp_path):
             Image.fromarray(mask).save(tmp_path / f"Twin/masks/{i:02}.png")
     known = card(n_patients=10, n_masks=19)
     return SimpleNamespace(CARD=known, LOOKS_LIKE="images/", index=index), tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "writers", "file", "column", "value"),
+    [
+        ("vindr_mammo", twins_mammography, "VinDr-Mammo/finding_annotations.csv", "finding_categories", ""),
+        ("busbra", twins_ultrasound, "BUSBRA/5-fold-cv.csv", "kFold", "x"),
+        ("echonet", twins_ultrasound, "EchoNet-Dynamic/VolumeTracings.csv", "X1", "x"),
+    ],
+)
+def test_a_table_that_holds_something_else_is_a_sentence_that_names_it(tmp_path, name, writers, file, column, value):
+    getattr(writers, name)(tmp_path)
+    path = next(tmp_path.rglob(Path(file).name))
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[0, column] = value
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=path.name) as raised:
+        datasets.load(name, tmp_path, size=32)
+    assert "\n" not in str(raised.value) and str(tmp_path) in str(raised.value)
+    text, ok = datasets.check(name, tmp_path)
+    assert not ok and path.name in text
 
 
 def test_a_whole_dataset_is_counted_measured_and_all_is_well(twin):

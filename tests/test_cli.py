@@ -119,10 +119,53 @@ def test_what_can_be_downloaded_is_put_under_the_root(capsys, tmp_path, monkeypa
     from types import SimpleNamespace
 
     asked, card = [], SimpleNamespace(folder="it", how_to_get="ask")
-    module = SimpleNamespace(get=lambda root, size: asked.append((root, size)) or root / "it", CARD=card)
+
+    def get(folder, size):
+        asked.append(size)
+        (folder / "deep").mkdir()
+        (folder / "deep/a.bin").write_bytes(b"new")
+
+    module = SimpleNamespace(get=get, has=lambda folder, size: (folder / "deep/a.bin").exists(), CARD=card)
     monkeypatch.setitem(datasets.DATASETS, "it", module)
-    assert f"it is in {tmp_path / 'it'}" in said(capsys, "data", "get", "it", "--data", tmp_path, "--size", 64, code=0)
-    assert asked == [(tmp_path, 64)]
+    for _ in range(2):
+        answer = said(capsys, "data", "get", "it", "--data", tmp_path, "--size", 64, code=0)
+        assert f"it is in {tmp_path / 'it'}" in answer
+    assert asked == [64]  # once: it is there
+    assert [path.relative_to(tmp_path / "it").as_posix() for path in (tmp_path / "it").rglob("*")] == [
+        "deep",
+        "deep/a.bin",
+    ]
+
+
+def test_a_download_that_fails_touches_nothing_else(tmp_path, monkeypatch):
+    """Neither what another process has downloaded meanwhile, nor an older file of the same name."""
+    from torchvision.datasets import utils
+
+    folder = tmp_path / "medmnist"
+    folder.mkdir()
+    (folder / "pathmnist_64.npz").write_bytes(b"old")
+
+    def arrives(_, path, *__):
+        Path(path).write_bytes(b"half of it")
+        (folder / "bloodmnist.npz").write_bytes(b"of another process")
+        raise URLError("connection lost")
+
+    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(utils, "_urlretrieve", arrives)
+    with pytest.raises(OSError, match=r"pathmnist was not downloaded: .*connection lost"):
+        datasets.get("pathmnist", tmp_path, 64)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "pathmnist_64.npz": b"old",
+        "bloodmnist.npz": b"of another process",
+    }
+
+
+def test_a_zip_of_your_own_is_checked(capsys, tmp_path):
+    import shutil
+
+    twins_own.plain(tmp_path / "mine")
+    shutil.make_archive(str(tmp_path / "mine"), "zip", tmp_path / "mine")
+    assert "all is well" in said(capsys, "data", "check", "folder", "--data", tmp_path / "mine.zip", code=0)
 
 
 @pytest.mark.parametrize("name", ["organsmnist", "stl10"])

@@ -165,6 +165,14 @@ def test_a_mix_remembers_the_split_of_every_member(shelf):
     assert images.fingerprint != mixes.mix("b+a").fingerprint
 
 
+def test_members_of_a_mix_under_a_split_of_ones_own_are_split_otherwise(shelf, tmp_path):
+    images = mixes.mix("a+b")
+    other = images.table.assign(split=images.table["split"].map({"train": "test", "test": "train", "val": "val"}))
+    other.to_csv(tmp_path / "splits.csv", index=False)
+    applied = splits.apply(images, tmp_path / "splits.csv")
+    assert set(applied.members) == {"a", "b"} and not set(applied.members.values()) & set(images.members.values())
+
+
 def test_a_limit_takes_whole_patients_of_every_member(shelf):
     images = mixes.mix("a+b", limit=70)
     assert 60 <= len(images) <= 70 and set(images.table["source"]) == {"a", "b"}

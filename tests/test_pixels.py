@@ -427,6 +427,14 @@ def test_threads_do_not_disturb_each_other(tmp_path):
 # ------------------------------------------------------------------------------------------------ volumes
 
 
+def test_every_frame_of_a_grey_gif_is_read_in_any_order(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (4, 9, 12), dtype=np.uint8)
+    first, *rest = map(Image.fromarray, frames)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=rest)
+    for frame in (0, 1, 2, 3, 1):
+        assert (pixels.grey(read(tmp_path / "a.gif", frame)) == frames[frame]).all()
+
+
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.mhd", "a.mha"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
 def test_every_slice_of_a_volume_is_read(tmp_path, name, dtype):

@@ -130,6 +130,15 @@ def test_covid_ct_keeps_the_official_lists_and_the_patients(tmp_path):
     assert opened("covid_ct", tmp_path).index["patient"].nunique() == 24
 
 
+def test_covid_ct_knows_its_patients_whichever_suffix_the_tables_have(tmp_path):
+    twins.covid_ct(tmp_path)
+    known = opened("covid_ct", tmp_path).index["patient"]
+    file = tmp_path / "COVID-CT/COVID-CT-MetaInfo.xlsx"
+    table = pd.read_excel(file)
+    table.assign(**{"File name": table["File name"].str.removesuffix(".png")}).to_excel(file, index=False)
+    assert opened("covid_ct", tmp_path).index["patient"].equals(known)
+
+
 def test_covid_ct_misses_images_and_lists(damaged):
     folder = damaged.write("covid_ct")
     names = folder / "Data-split/COVID/valCT_COVID.txt"

@@ -14,7 +14,7 @@ import twins_own as twins
 from PIL import Image
 
 from mednb import datasets
-from mednb.datasets import DATASETS, decode, masks
+from mednb.datasets import DATASETS, decode, masks, pixels
 from mednb.datasets.archive import Archive
 from mednb.datasets.located import located
 from mednb.datasets.sources.folder import Folder
@@ -87,6 +87,53 @@ def test_a_zip_of_your_own_is_read_without_unpacking(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------ DICOM, volumes
+
+
+def test_numbers_of_a_volumes_mask_mean_the_same_in_every_slice(tmp_path):
+    """A structure is lesion, or is not, wherever it lies; also where the image is read between the slices."""
+    values = np.zeros((3, 20, 16), np.int16)
+    values[:, 4:8, 4:8], values[1, 10:14, 4:8] = 5, 40
+    medical_files.volume(tmp_path / "v.nii.gz", np.random.default_rng(0).integers(0, 99, (3, 20, 16)).astype(np.int16))
+    medical_files.volume(tmp_path / "v_mask.nii.gz", values)
+    index = index_of(tmp_path)
+    for row in range(3):
+        assert (values_of(index, tmp_path, row)[1] == (values[row] == 40)).all()
+
+
+def test_a_mask_of_other_slices_than_its_image_is_a_sentence(tmp_path):
+    medical_files.volume(tmp_path / "v.nii", np.ones((3, 20, 16), np.int16))
+    medical_files.volume(tmp_path / "v_mask.nii", np.ones((5, 20, 16), np.int16))
+    assert re.search(r"v_mask\.nii is a mask of 5 frames, but .*v\.nii has 3", sentence(tmp_path))
+
+
+def test_a_volume_and_its_mask_are_decoded_once_however_many_slices_they_have(tmp_path, monkeypatch):
+    from mednb.datasets import volume
+
+    twins.volume(tmp_path)
+    index, opened = index_of(tmp_path), []
+    monkeypatch.setattr(volume, "Volume", type("Counted", (volume.Volume,), {"__init__": counted(opened, volume)}))
+    pixels.LAST.opened.clear()
+    for row in range(4):
+        values_of(index, tmp_path, row)
+    assert len(opened) == 2
+
+
+def counted(opened, volume):
+    plain = volume.Volume.__init__
+    return lambda self, archive, file, data: opened.append(file) or plain(self, archive, file, data)
+
+
+def test_a_dicom_file_names_nobody_whatever_it_is_called(tmp_path):
+    who = {"PatientName": "MUSTERMANN^ERIKA", "PatientID": "H-1000", "PatientBirthDate": "19700131"}
+    names = ["Erika_Mustermann_2.tif", "b1970-01-31.dcm", "IM_31011970.dcm", "of_01-31-1970.dcm", "MustermannE.dcm"]
+    for number, name in enumerate(names):
+        twins.dicom(tmp_path / name, twins.scene(np.random.default_rng(number)), "US", **who)
+    index = index_of(tmp_path)
+    assert index["image_id"].str.startswith("hidden-").all() and len(set(index["patient"])) == 1
+    (tmp_path / names[0]).rename(tmp_path / "Erika_Mustermann.raw")
+    pd.DataFrame({"image": ["Erika_Mustermann.raw"]}).to_csv(tmp_path / "t.csv", index=False)
+    index = index_of(tmp_path, "t.csv")
+    assert index["image_id"].str.startswith("hidden-").all() and index["patient"].str.startswith("p-").all()
 
 
 def test_nobody_is_named_in_what_comes_out_of_dicom_files(tmp_path):
@@ -268,6 +315,55 @@ def test_the_table_says_who_what_and_where(tmp_path):
     assert images.table["lesions"].tolist() == [2, 1, 0] * 4
     index = index_of(tmp_path, "my.csv")
     assert (values_of(index, tmp_path, 1)[1] == (twins.of_box() > 0)).all()
+
+
+@pytest.mark.parametrize(
+    ("column", "called", "said"),
+    [
+        ("patient", "Patient", "has a column 'Patient'; call it patient"),
+        ("patient", " patient", "has a column ' patient'; call it patient"),
+        ("patient", "patient_id", "has a column 'patient_id'; call it patient, or what it is if it is something else"),
+        ("label", "labels", "has a column 'labels'; call it label"),
+        ("mask", "MASK", "has a column 'MASK'; call it mask"),
+        ("age", "label", "has two columns label; leave one of them out"),
+        ("age", "Patient ", "has two columns patient; leave one of them out"),
+        ("age", "weight", "has a column weight, a name that mednb gives something else"),
+    ],
+)
+def test_a_column_that_is_misspelt_or_comes_twice_is_not_lost_without_a_word(tmp_path, column, called, said):
+    twins.table(tmp_path).rename(columns={column: called}).to_csv(tmp_path / "my.csv", index=False)
+    assert said in sentence(tmp_path, "my.csv")
+
+
+def test_who_is_tested_does_not_depend_on_the_salt(tmp_path, monkeypatch):
+    twins.hospital(tmp_path / "dicom")
+    twins.table(tmp_path / "table").to_csv(tmp_path / "table/my.csv", index=False)
+    for root, table in (("dicom", None), ("table", "my.csv")):
+        found = []
+        for salt in ("one", "two", "three"):
+            monkeypatch.setenv("MEDNB_SALT", salt)
+            images = datasets.load("folder", tmp_path / root, size=32, table=table)
+            few = images.table.index.isin(datasets.splits.few(images.table, 0.5, seed=1))
+            found.append((images.table["split"].tolist(), few.tolist(), images.split_hash, images.fingerprint))
+        assert found[0] == found[1] == found[2]
+
+
+def test_another_salt_gives_other_names_in_the_same_cache(tmp_path, monkeypatch):
+    twins.table(tmp_path).to_csv(tmp_path / "my.csv", index=False)
+    patients = []
+    for salt in ("one", "two"):
+        monkeypatch.setenv("MEDNB_SALT", salt)
+        patients.append(set(datasets.load("folder", tmp_path, size=32, table="my.csv").table["patient"]))
+    assert not patients[0] & patients[1]
+
+
+def test_two_folders_are_two_datasets_and_one_folder_is_one(tmp_path):
+    for name in "ab":
+        twins.table(tmp_path / name).to_csv(tmp_path / name / "my.csv", index=False)
+    a, b = (datasets.load("folder", tmp_path / name, size=32, table="my.csv") for name in "ab")
+    assert set(a.members) != set(b.members) and list(a.members.values()) == [a.split_hash]
+    again = datasets.load("folder", tmp_path / "a/../a", size=48, table="my.csv", fold=1)
+    assert set(again.members) == set(a.members) and again.members != a.members
 
 
 def test_a_table_may_lie_elsewhere_and_another_one_is_another_dataset(tmp_path):

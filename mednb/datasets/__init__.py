@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -102,6 +105,9 @@ def load(
     else:
         found = decode.from_archive(module, located(data_root(root), module.CARD, module), settings)
     table, card = found.table, module.card_of(found.table) if hasattr(module, "card_of") else module.CARD
+    members = None
+    if module.CARD.folder == "":  # all have one name, and a study may learn from one of them and be tested on another
+        members = {f"{name} {store.key_of(str(data_root(root).resolve()))[:8]}": found.split_hashes[fold]}
     table.insert(3, "split", store.names(found.splits[fold]))
     table.insert(4, "fold", fold)
     images = Images(
@@ -111,6 +117,7 @@ def load(
         table=table,
         fingerprint=found.fingerprint,
         split_hash=found.split_hashes[fold],
+        members=members,
         stored_pixels=found.pixels,
         stored_masks=found.masks,
         quarantine=found.quarantine,
@@ -190,6 +197,8 @@ def card_text(name: str) -> str:
 def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
     """Download a dataset where its source allows that; otherwise, what to download by hand and where to put it.
 
+    What is there already, whole, is not downloaded again. Files arrive in a folder aside and are moved when all are.
+
     Raises OSError when the download fails; then, as when it is interrupted, nothing is left of it.
     """
     module, root = named(name), data_root(root)
@@ -197,17 +206,25 @@ def get(name: str, root: str | Path | None = None, size: int = 128) -> str:
     if not hasattr(module, "get"):
         return how
     folder = root / module.CARD.folder
-    there = {folder, *folder.rglob("*")} if folder.exists() else set()
-    try:
-        return f"{name} is in {module.get(root, size)}"
-    except BaseException as error:
-        for path in sorted({folder, *folder.rglob("*")} - there, reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-        if not isinstance(error, (OSError, RuntimeError, ValueError, EOFError)):
-            raise  # interrupted
-        # No network, a wrong checksum, an archive cut short. medmnist's own words fill a page.
-        said = " ".join(str(error.__context__ or error).split()).rstrip(".")
-        raise OSError(f"{name} was not downloaded: {said}. Try again, or do it by hand: {how}.") from error
+    if not (folder.exists() and module.has(folder, size)):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
+        try:
+            module.get(aside, size)
+            for path in sorted(path for path in aside.rglob("*") if not path.is_dir()):
+                place = folder / path.relative_to(aside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+        except (OSError, RuntimeError, ValueError, EOFError) as error:  # no network, a wrong checksum, cut short
+            said = " ".join(str(error.__context__ or error).split()).rstrip(".")  # medmnist's own words fill a page
+            raise OSError(f"{name} was not downloaded: {said}. Try again, or do it by hand: {how}.") from error
+        finally:
+            shutil.rmtree(aside)
+            with suppress(OSError):  # another process has put something there
+                for path in made:
+                    path.rmdir()
+    return f"{name} is in {folder}"
 
 
 def check(name: str, root: str | Path | None = None, table: str | Path | None = None) -> tuple[str, bool]:

@@ -36,6 +36,7 @@ class Archive:
         self.root = str(self.path / base)
         # As text, once: joining paths for every image would take a twentieth of the time of decoding it.
         self.before = f"{self.path}: {base}" if self.zipped else os.path.join(self.root, "")  # noqa: PTH118
+        self.table = ""  # the one that was read last
         self.zip_of: tuple[int, zipfile.ZipFile] | None = None
 
     def __repr__(self) -> str:
@@ -141,8 +142,13 @@ class Archive:
                 raise type(error)(f"{where} cannot be read: {error.strerror}") from error
         if entry.file_size > LARGEST:
             raise ValueError(f"{where} would unpack to {entry.file_size:,} bytes; that is no image")
-        try:
+        with self.unpacking(where):
             return self.zip().read(entry)
+
+    @contextmanager
+    def unpacking(self, where: str) -> Iterator[None]:
+        try:
+            yield
         except MemoryError:
             raise
         except Exception as error:  # a wrong checksum, a password, damaged data: each packer has errors of its own
@@ -153,7 +159,9 @@ class Archive:
         """One file, to read parts of it: the head of a DICOM file, or one image of the many in a file of numbers."""
         entry, where = self.entry(name), self.where(name)
         if isinstance(entry, zipfile.ZipInfo):
-            with self.zip().open(entry) as file:
+            with self.unpacking(where):
+                file = self.zip().open(entry)
+            with file:
                 yield file
         else:
             with open(self.inside(where) if entry else where, "rb") as file:  # noqa: PTH123
@@ -201,6 +209,7 @@ class Archive:
             raise ValueError(f"{self.where(name)} cannot be read as {kind}: {said}") from error
 
     def checked(self, name: str, table: pd.DataFrame, columns: tuple[str, ...], key: str | None) -> pd.DataFrame:
+        self.table = name
         missing = [column for column in (*columns, *filter(None, [key])) if column not in table]
         if missing:
             has = ", ".join(map(str, table.columns))

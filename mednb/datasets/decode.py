@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 import warnings
@@ -293,7 +294,17 @@ def file_of(row: tuple) -> tuple[str, int | None]:
 
 def indexed(module: ModuleType, archive: Archive, stride: int) -> pd.DataFrame:
     """The source's index, checked, with every stride-th frame of each video; the rest has no frames."""
-    index, card = module.index(archive), module.CARD
+    card = module.CARD
+    try:
+        index = module.index(archive)
+    except MemoryError:
+        raise
+    except Exception as error:  # a stranger's table may hold anything where a number or a name should be
+        said = " ".join(str(error).split())
+        if isinstance(error, (ValueError, OSError)) and (str(archive.path) in said or not card.folder):
+            raise
+        where, kind = archive.where(archive.table), type(error).__name__
+        raise ValueError(f"{where} is not as the authors of {card.name} wrote it ({kind}: {said})") from error
     if not len(index):
         raise FileNotFoundError(f"{archive.where()} holds no images of {card.name}.")
     twice = index["image_id"][index["image_id"].duplicated()]
@@ -381,7 +392,12 @@ def fingerprint(folder: Path, name: str, index: pd.DataFrame, settings: Settings
     text = "\n".join(lines) + "\n"
     with store.writable(), whole(contents) as aside:
         aside.write_text(text, encoding="utf-8")
-    digest = hashlib.sha256(text.encode())
+    # What holds a salted name counts by its contents alone.
+    lines = sorted(
+        (line[:66] + re.sub(splits.SALTED, "", line[66:]) for line in lines), key=lambda line: (line[66:], line)
+    )
+    digest = hashlib.sha256(("\n".join(lines) + "\n").encode())
+    index = index.assign(**{name: splits.unsalted(index[name]) for name in ("image_id", "video") if name in index})
     if "patient" in index:
         index = index.assign(patient=pd.factorize(index["patient"])[0])
     for start in range(0, len(index), 10_000):

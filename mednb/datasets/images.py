@@ -31,7 +31,7 @@ class Images:
     stored_pixels: np.ndarray = field(repr=False)
     stored_masks: np.ndarray | None = field(repr=False)
     rows: np.ndarray | None = None  # rows of the store that this subset holds; None: all of them
-    members: dict[str, str] | None = None  # of a mix: the split_hash of each dataset in it
+    members: dict[str, str] | None = None  # the split_hash of each dataset in a mix, or of a folder of your own
     left_out: pd.DataFrame | None = None  # images that no split may have: image_id, patient, label, why
     quarantine: pd.DataFrame | None = None  # images that could not be read: image_id, why
     stored_thumbnails: np.ndarray | None = field(repr=False, default=None)

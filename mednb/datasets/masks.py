@@ -61,9 +61,10 @@ def in_file(archive: Archive, mask: dict, shape: tuple[int, int]) -> np.ndarray:
     if values is not None:
         lesion = np.isin(part, values)
     else:
-        # Whether lesion is written as 255, as 1, or its parts as 1, 2 and 3. Half of an integer is cut off: comparing
-        # integers is much faster.
-        highest, whole = part.max(), part.dtype.kind in "ui"
+        # Whether lesion is written as 255, as 1, or its parts as 1, 2 and 3, in all frames alike. Half of an integer is
+        # cut off: comparing integers is much faster.
+        framed, whole = mask.get("frame") is not None, part.dtype.kind in "ui"
+        highest = pixels.highest(archive, mask["file"]) if framed else part.max()
         lesion = part > (0 if whole and highest < NUMBERED else highest // 2 if whole else highest / 2)
     return ndimage.binary_fill_holes(lesion) if mask.get("fill") else lesion
 

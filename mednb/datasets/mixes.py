@@ -167,7 +167,7 @@ def joined(members: Sequence[Images]) -> Images:
         stored_masks=masks,
         rows=None if whole else np.concatenate(rows),
         stored_thumbnails=thumbnails,
-        members={member.name: member.split_hash for member in members},
+        members={k: v for each in members for k, v in (each.members or {each.name: each.split_hash}).items()},
     )
 
 

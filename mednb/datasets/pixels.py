@@ -96,6 +96,15 @@ def frames(archive: Archive, file: str) -> int:
         return opened.frames()
 
 
+def highest(archive: Archive, file: str) -> float:
+    """The highest number in all frames of a film or volume; worked out once while it is read."""
+    opened = understood(archive, file)
+    with named(archive.where(file)):
+        if not hasattr(opened, "highest"):
+            opened.highest = max(opened.read(i, True).values.max() for i in range(opened.frames()))
+        return opened.highest
+
+
 def grey(
     raw: Raw, window: str | tuple[float, float] | None = None, bits: int = 8, channels: int = 1
 ) -> np.ndarray:  # (H, W) or (3, H, W)
@@ -173,33 +182,43 @@ CONTAINERS = {  # of videos; FFmpeg's names
     b"\0\0\1\xba": "mpeg",
     **dict.fromkeys([b"ftyp", b"moov", b"mdat", b"wide", b"free"], "mp4"),  # QuickTime's need not begin with their type
 }
-LAST = threading.local()  # the film or volume that was read last, one for each thread
+KEPT = 3  # films or volumes: one that is read frame by frame, and its masks
+LAST = threading.local()  # those that each thread has read last, in `opened`
 
 
 def understood(archive: Archive, file: str) -> Opened:
-    """The file, opened by what its first bytes say it is; the film or volume of before when it is asked for again."""
-    where = archive.where(file)
-    if getattr(LAST, "where", None) == where and LAST.version == archive.version(file):
-        return LAST.opened
+    """The file, opened by what its first bytes say it is; a film or volume of before when it is asked for again."""
+    where, kept = archive.where(file), LAST.__dict__.setdefault("opened", {})
+    key = where, archive.version(file)
+    if key in kept:
+        kept[key] = kept.pop(key)  # the last is the newest
+        return kept[key]
     data = archive.read(file)
     with named(where):
         format = next((MAGIC[magic] for magic in MAGIC if data.startswith(magic)), None)
         if format == "WEBP" and data[8:12] != b"WEBP":
             format = None
-        # A DICOM file may begin as any other, in its preamble of 128 bytes.
-        opened = Picture(data, format) if format and data[128:132] != b"DICM" else film(archive, file, data)
+        opened = Picture(data, format) if format and not is_dicom(data) else film(archive, file, data)
     if format in (None, "GIF", "TIFF", "WEBP"):
-        LAST.where, LAST.version, LAST.opened = where, archive.version(file), opened
+        kept[key] = opened
+        for old in list(kept)[:-KEPT]:
+            del kept[old]
     return opened
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether these bytes, 132 at least, begin a DICOM file, which may begin as any other in its preamble of 128 bytes.
+
+    One of the old kind has no preamble and begins with the first element of group 2 or 8.
+    """
+    return data[128:132] == b"DICM" or (data[:2] in (b"\2\0", b"\10\0") and data[4:6].isalpha())
 
 
 def film(archive: Archive, file: str, data: bytes) -> Opened:
     """What is no plain picture: DICOM, a video, a volume."""
     if not data:
         raise ValueError("it is empty (0 bytes)")
-    # A DICOM file of the old kind has no preamble and begins with the first element of group 2 or 8.
-    headless = data[:2] in (b"\2\0", b"\10\0") and data[4:6].isalpha()
-    if data[128:132] == b"DICM" or headless:
+    if is_dicom(data):
         from mednb.datasets.dicom import Dicom
 
         return Dicom(data)
@@ -261,6 +280,7 @@ class Picture:
             there(frame, self.frames())
             image.seek(frame)
             sized(*image.size)
+            image.load()  # before that a GIF's mode is that of the frame before
         if (image.mode == "L" and "transparency" not in image.info) or (image.mode == "P" and not colours):
             return Raw(np.asarray(image))
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:

@@ -84,7 +84,8 @@ def names_person(path: str, data: bytes) -> bool:
 
 
 def names_of(said: dict[str, str]) -> set[str]:
-    """What may name the person in a path: each element of an `identity`, its parts, and any two parts of a name."""
+    """What may name the person in a path: each element of an `identity`, its parts, two parts of a name or one and an
+    initial, a date in three orders."""
     found = set()
     for element, value in said.items():
         for one in value.split("="):  # a name may be there in several alphabets
@@ -92,6 +93,10 @@ def names_of(said: dict[str, str]) -> set[str]:
             found |= {one, *parts}
             if "Name" in element:
                 found |= {" ".join(two) for two in permutations(parts, 2)}
+                found |= {f"{one} {other[0]}" for one, other in permutations(parts, 2)}  # and an initial
+            if element == "PatientBirthDate" and re.fullmatch(r"\d{8}", one):
+                year, month, day = one[:4], one[4:6], one[6:]
+                found |= {f"{year} {month} {day}", f"{day} {month} {year}", f"{month} {day} {year}"}
     return found
 
 
@@ -103,10 +108,10 @@ def tells(path: str, names: Iterable[str]) -> bool:
     # MUSTERMANN1 is a file of hers as well, so that digits are also taken for spaces.
     place = "".join(spelling for each in (path, re.sub(r"\d", " ", path)) for spelling in spellings(each))
     for parts in (spelling.split() for name in names for spelling in spellings(name)):
-        joined = {"".join(parts), "".join(parts[::-1])}
-        if any(f" {form} " in place for form in (*joined, " ".join(parts), " ".join(parts[::-1])) if telling(form)):
+        joined, apart = {"".join(parts), "".join(parts[::-1])}, {" ".join(parts), " ".join(parts[::-1])}
+        if any(f" {form} " in place for form in joined | apart if telling(form)):
             return True
-        if any(form in place for form in joined if telling(form) and unmistakable(form, len(parts))):
+        if any(form in place for form in joined | apart if telling(form) and unmistakable(form, len(parts))):
             return True
     return False
 
@@ -118,9 +123,12 @@ def telling(name: str) -> bool:
 
 
 def unmistakable(name: str, parts: int) -> bool:
-    """Whether a name tells the person also within a longer word: two in one, or in a script without spaces."""
+    """Whether a name tells the person also within a longer word: two in one, a date, or in a script without spaces."""
+    name = name.replace(" ", "")
     if parts > 1 and name.isalpha():  # with digits, "case 1" would stand in case12
         return len(name) >= 6 or not name.isascii()
+    if parts == 3 and name.isdecimal():
+        return len(name) == 8
     return not name.isascii() and name.lower() == name.upper()
 
 

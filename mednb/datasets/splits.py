@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAMES = ("train", "val", "test")
 LEFT_OUT = ""  # the split of an image that its group forbids to use
+SALTED = r"(?:^|/)(?:p|hidden)-[0-9a-f]{10}(?:#|$)"  # what privacy.hashed makes of a patient, or of a file's name
 FIXED = {"train": -1, "val": -2, "test": -3}  # parts that the authors gave away, whatever the fold
 
 
@@ -64,7 +65,7 @@ def cut(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     """Whole groups in `folds` parts, (N,) int from 0, stratified by label and source."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    groups = grouped(table)
+    groups = unsalted(grouped(table))
     if groups.nunique() < folds:
         raise ValueError(
             f"{len(table)} images of {groups.nunique()} patients cannot be split into {folds} folds; take more."
@@ -121,6 +122,18 @@ def usable(images: Images) -> Images:
 def grouped(table: pd.DataFrame) -> pd.Series:
     """What may not be torn apart: the column `group` where there is one, else `patient`."""
     return table["group"] if "group" in table else table["patient"]
+
+
+def unsalted(names: pd.Series) -> pd.Series:
+    """Names of images, patients or groups, but whatever holds a salted hash (see `privacy`) by its place among them.
+
+    What is decided by these, or in their order, is the same under every salt: on another machine, or in a new cache.
+    """
+    salted = names.str.contains(SALTED, na=False)
+    if not salted.any():
+        return names
+    first = pd.Series(pd.factorize(names)[0], names.index).astype(str).str.zfill(9)
+    return names.where(~salted, "~" + first)
 
 
 def together(patients: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -202,7 +215,7 @@ def leaks(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def split_hash(table: pd.DataFrame) -> str:
     """16 hexadecimal digits that change when any image moves to another split."""
-    rows = sorted(zip(table["image_id"], table["split"], strict=True))
+    rows = sorted(zip(unsalted(table["image_id"]), table["split"], strict=True))
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
 
 
@@ -250,7 +263,8 @@ def apply(images: Images, path: str | Path | None) -> Images:
         assert_disjoint(table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    return replace(images, table=table, split_hash=split_hash(table))
+    said = split_hash(table)
+    return replace(images, table=table, split_hash=said, members=images.members and dict.fromkeys(images.members, said))
 
 
 def few(table: pd.DataFrame, fraction: float, seed: int, draw: int = 0) -> np.ndarray:
@@ -284,8 +298,8 @@ def shares(table: pd.DataFrame, seed: int, by: list[str], draw: int = 0) -> pd.D
     images, on a tie in the first one.
     """
     images = table.groupby(["patient", *by], sort=False).size().rename("images").reset_index()
-    patients = images.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient")
-    patients = patients.sort_values("patient", ignore_index=True)
+    patients = images.sort_values("images", ascending=False, kind="stable").drop_duplicates("patient").sort_index()
+    patients = patients.sort_values("patient", key=unsalted, ignore_index=True)
     for number, rows in enumerate(patients.groupby(by).indices.values()):
         ranks = np.random.default_rng([seed, number, draw]).permutation(len(rows))
         patients.loc[rows, "share"] = ranks / len(rows)

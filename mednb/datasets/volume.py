@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import math
 import re
 import zlib
@@ -55,8 +57,10 @@ class Volume:
             if math.prod(size) > MOST:
                 raise ValueError(f"it has {' x '.join(map(str, size))} pixels; more than {MOST:,} are not read at once")
             # The library fills what is missing of a file with noise.
-            if data[344:348] == b"n+1\0" and len(data) < math.prod(size) * int(reader.GetMetaData("bitpix")) // 8:
-                raise ValueError("it is cut short")
+            if nifti(data):
+                bits = math.prod(size) * int(reader.GetMetaData("bitpix"))
+                if length(archive, file, data) < int(float(reader.GetMetaData("vox_offset"))) + bits // 8:
+                    raise ValueError("it is cut short")
             values = SimpleITK.GetArrayFromImage(reader.Execute())
         self.values, self.window = values if len(size) == 3 else values[None], None
         if values.dtype not in (np.uint8, np.uint16):
@@ -69,6 +73,19 @@ class Volume:
     def read(self, frame: int, colours: bool) -> Raw:
         there(frame, self.frames())
         return Raw(self.values[frame], self.window)
+
+
+def length(archive: Archive, file: str, data: bytes) -> int:
+    """How many bytes there are of a NIfTI file, unpacked, or of the file with its pixels."""
+    for name in beside(archive, file, data):
+        return archive.version(name)[0]
+    if data[:2] != b"\x1f\x8b":
+        return len(data)
+    count = 0
+    with gzip.open(io.BytesIO(data)) as unpacked:
+        while some := unpacked.read(2**20):
+            count += len(some)
+    return count
 
 
 def beside(archive: Archive, file: str, data: bytes) -> list[str]:

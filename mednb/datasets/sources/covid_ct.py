@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 
 from mednb.datasets.archive import Archive
@@ -63,14 +65,19 @@ def index(archive: Archive) -> pd.DataFrame:
         for name, image in images.items():
             if name not in official:
                 raise ValueError(f"{archive.where(image)} is in none of the lists in Data-split/{word}.")
-            patient = patients.get(name, f"of {name.rsplit('.', 1)[0]}")
+            patient = patients.get(stem(name), f"of {stem(name)}")
             row = {"image_id": image, "label": label, "masks": [], "patient": f"{label} {patient}"}
             rows.append(row | {"official": official[name]})
     return pd.DataFrame(rows)
 
 
+def stem(name: str) -> str:
+    """The name without its suffix, which the tables leave out or have another one of."""
+    return re.sub(r"\.(png|jpe?g)$", "", name.strip(), flags=re.IGNORECASE)
+
+
 def named_patients(archive: Archive) -> dict[str, str]:
-    """Name of the image -> patient, from the two tables, where they are there and have these columns."""
+    """Stem of the image -> patient, from the two tables, where they are there and have these columns."""
     found = {}
     for name, read in (("COVID-CT-MetaInfo.xlsx", archive.excel), ("NonCOVID-CT-MetaInfo.csv", archive.csv)):
         table = read(name, dtype=str) if name in archive else pd.DataFrame()
@@ -79,5 +86,5 @@ def named_patients(archive: Archive) -> dict[str, str]:
         patient = next((column for column in ("patient id", "patient") if column in table), None)
         if image and patient:
             known = table[[image, patient]].dropna()
-            found |= dict(zip(known[image].str.strip(), known[patient].str.strip(), strict=True))
+            found |= dict(zip(known[image].map(stem), known[patient].str.strip(), strict=True))
     return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +27,8 @@ UNKNOWN = "unlabelled"
 AS_TEXT = {"dtype": str, "keep_default_na": False}  # how a table is read: "None" and "NA" may be labels
 TAKEN = ("image_id", "masks", "official", "official_fold", "file", "frame", "video", "position")  # columns of an index
 TAKEN += ("source", "group", "fold", "near_duplicate", "width", "height", "burned_in")  # and of what it becomes
-TAKEN += ("lesions", "lesion_area", "lesion_pixels", "highest")
+TAKEN += ("lesions", "lesion_area", "lesion_pixels", "highest", "weight", "dataset")
+MEANT = ("image", "patient", "label", "mask", "split", "modality", "organ")  # columns that mean something here
 
 
 class Folder:
@@ -146,15 +149,21 @@ class Folder:
 
     @property
     def version(self) -> str:
-        """What changes when another table is taken, or when it is changed."""
+        """What changes when another table is taken, or when it or the salt is changed."""
+        salt = os.environ.get("MEDNB_SALT")
+        said = privacy.hashed("the salt", salt) if salt else ""
         if self.table is None:
-            return ""
+            return said
         path = Path(self.table).expanduser()
-        return f"{self.table} {hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''}"
+        return f"{self.table} {hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ''} {said}"
 
     def found(self, archive: Archive) -> list[dict]:
         """A row for every image, with the masks that lie beside it."""
-        files = [name for name in archive.names if suffix(name) in PICTURES + FILMS or is_dicom(archive, name)]
+        files = [
+            name
+            for name in archive.names
+            if suffix(name) in PICTURES + FILMS or (suffix(name) not in OTHERS and is_dicom(archive, name))
+        ]
         rows = {name: {"image": name, "masks": []} for name in files if "_mask" not in stem(name)}
         of = {(PurePosixPath(name).parent, stem(name)): name for name in rows}
         for mask in sorted(set(files) - set(rows)):
@@ -167,6 +176,7 @@ class Folder:
     def listed(self, archive: Archive) -> list[dict]:
         """The rows of the table."""
         where, table = self.read_table(archive)
+        meant(table, where)
         table = table.fillna("").apply(lambda column: column.str.strip())
         if "split" in table and not table["split"].isin(SPLITS).all():
             odd = table["split"][~table["split"].isin(SPLITS)].iloc[0]
@@ -229,11 +239,30 @@ class Folder:
         }
         if n == 1:
             return [{"image_id": shown, **known, "masks": masks}]
+        for mask in masks:
+            if frames_of(archive, mask) not in (n, None):
+                at = [archive.where(hidden(name) if is_hidden(shown) else name) for name in (mask, file)]
+                raise ValueError(f"{at[0]} is a mask of {frames_of(archive, mask)} frames, but {at[1]} has {n}.")
         return [
             {"image_id": f"{shown}#{i}", **known, "masks": [{"file": mask, "frame": i} for mask in masks]}
             | {"frame": i, "position": i / (n - 1), "video": shown}
             for i in range(n)
         ]
+
+
+def meant(table: pd.DataFrame, where: str) -> None:
+    """ValueError for a column that is nearly one of `MEANT`, or comes twice: whose an image is must not get lost."""
+    for column in map(str, table.columns):
+        once = re.sub(r"\.\d+$", "", column)  # what pandas calls the second one
+        near = difflib.get_close_matches(once.strip().lower(), MEANT, 1, cutoff=0.8)
+        if not near or column == near[0]:
+            continue
+        if near[0] not in table:
+            raise ValueError(
+                f"{where} has a column {column!r}; call it {near[0]}, or what it is if it is something else."
+            )
+        if once.strip().lower() == near[0]:
+            raise ValueError(f"{where} has two columns {near[0]}; leave one of them out.")
 
 
 def suffix(name: str) -> str:
@@ -249,15 +278,24 @@ def stem(name: str) -> str:
 
 def is_dicom(archive: Archive, name: str) -> bool:
     """Whether a file is DICOM, by its suffix or by what it holds: such files may have any suffix, or none."""
-    if suffix(name) in PICTURES + FILMS + OTHERS or PurePosixPath(name).name == "DICOMDIR":
+    if PurePosixPath(name).name == "DICOMDIR":
         return False
     if suffix(name) in (".dcm", ".dicom", ".ima"):
         return True
     try:
         with archive.open(name) as file:
-            return file.read(132)[128:] == b"DICM"
+            return pixels.is_dicom(file.read(132))
     except (OSError, ValueError):
-        return True  # a dangling link, say: it may be, so its name is not shown, and reading it says what is wrong
+        # A dangling link, say: it may be, so its name is not shown, and reading it says what is wrong.
+        return suffix(name) not in PICTURES + FILMS + OTHERS
+
+
+def frames_of(archive: Archive, name: str) -> int | None:
+    """How many frames a file holds; None for a broken one, which says so when it is read."""
+    try:
+        return pixels.frames(archive, name)
+    except (OSError, ValueError):
+        return None
 
 
 def hidden(name: str) -> str:

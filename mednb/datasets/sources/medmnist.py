@@ -10,6 +10,7 @@ import ast
 import importlib.util
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -123,7 +124,7 @@ class Set:
                             n[part] = header(numbers)[0][0]
                         with arrays.open(f"{part}_labels.npy") as numbers:
                             codes[part] = read_array(numbers).astype(int)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise ValueError(f"{archive.where(file)} cannot be read: {error}; download it again") from error
         for part in PARTS:
             if len(codes[part]) != n[part]:
@@ -158,15 +159,23 @@ class Set:
                 return Raw(values, where=archive.where(row.image_id))
         raise ValueError(f"it has {LAST.at + 1:,} images")
 
-    def get(self, root: Path, size: int) -> Path:
-        """Download the file that fits this size into <root>/medmnist through the package."""
+    def get(self, folder: Path, size: int) -> None:
+        """Download the file that fits this size into a folder through the package."""
         import medmnist
 
-        folder = root / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        best = min((each for each in SIZES if each >= size), default=max(SIZES))
-        getattr(medmnist, self.about["python_class"])("val", download=True, root=str(folder), size=best)
-        return folder
+        getattr(medmnist, self.about["python_class"])("val", download=True, root=str(folder), size=best(size))
+
+    def has(self, folder: Path, size: int) -> bool:
+        """Whether the file that fits this size lies in a folder, whole."""
+        from torchvision.datasets.utils import check_integrity
+
+        end = "" if best(size) == 28 else f"_{best(size)}"
+        return check_integrity(str(folder / f"{self.key}{end}.npz"), self.about[f"MD5{end}"])
+
+
+def best(size: int) -> int:
+    """The size of the files that are downloaded for images of this size."""
+    return min((each for each in SIZES if each >= size), default=max(SIZES))
 
 
 def unpacked(archive: Archive, file: str) -> Iterator[np.ndarray]:

@@ -81,11 +81,18 @@ def read(archive: Archive, row: tuple) -> Raw:
     )
 
 
-def get(root: Path, size: int) -> Path:
-    """Download it (2.6 GB; it has one size) into <root>/STL-10 through torchvision."""
+def get(folder: Path, size: int) -> None:
+    """Download it (2.6 GB; it has one size) into a folder through torchvision."""
     from torchvision.datasets import STL10
 
-    folder = root / CARD.folder
-    folder.mkdir(parents=True, exist_ok=True)
     STL10(str(folder), download=True)
-    return folder
+
+
+def has(folder: Path, size: int) -> bool:
+    """Whether it lies in a folder, whole."""
+    from torchvision.datasets import STL10
+
+    try:
+        return bool(STL10(str(folder)))
+    except RuntimeError:
+        return False
