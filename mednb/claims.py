@@ -28,14 +28,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from mednb import files
+from mednb import files, results
 from mednb.results import COLUMNS, MAIN_METRIC, markdown
 from mednb.study.values import choose
 
 EXPECTS = ("more", "at least", "no difference")
 VERDICTS = ("supported", "contradicted", "undecided", "not tested")
-SELECTED_BY = [name for name in COLUMNS if name not in ("study", "run", "split", "value", "n_patients", "n_images")]
-SELECTED_BY.append("initialisation")
+# Of a score, which is the mean over the draws of the labelled images, and of test.
+NOT_SELECTED = ("study", "run", "draw", "split", "value", "n_patients", "n_images")
+SELECTED_BY = [*(name for name in COLUMNS if name not in NOT_SELECTED), "initialisation"]
 HOPELESS = 50  # times as much evidence: more than anybody will collect
 
 
@@ -140,16 +141,16 @@ def faults_of(said: dict):
         if not isinstance(said.get(key, kind()), kind):
             yield f"{key}: {said[key]!r} is no {'mapping of columns to values' if kind is dict else 'list of terms'}"
             return
-    if not said.get("id") or not said.get("sentence"):
+    if not all(said.get(key) and isinstance(said[key], (str, int, float)) for key in ("id", "sentence")):
         yield "a claim has an id and a sentence"
     if said.get("untestable"):
         return
-    if said.get("task") not in MAIN_METRIC:
+    if said.get("task") not in list(MAIN_METRIC):
         yield f"task: there is no task {said.get('task')!r}; {choose(said.get('task'), MAIN_METRIC)}"
     if said.get("expects", "more") not in EXPECTS:
         yield f"expects: {said['expects']!r}; {choose(said['expects'], EXPECTS)}"
     smallest = said.get("smallest")
-    if isinstance(smallest, bool) or not isinstance(smallest, (int, float)) or smallest < 0:
+    if isinstance(smallest, bool) or not isinstance(smallest, (int, float)) or not smallest >= 0:
         yield f"smallest: {smallest!r}; it is the smallest difference that matters, 0 or more, in the metric's units"
     elif smallest == 0 and said.get("expects") == "no difference":
         yield "smallest: 0; no study can show that there is no difference at all, say which one would matter"
@@ -164,21 +165,28 @@ def faults_of(said: dict):
         if not isinstance(term, dict) or term.keys() != {"weight", "where"} or not isinstance(term["where"], dict):
             yield f"contrast: {term!r} is not {{weight: 1, where: {{...}}}}"
             return
+        if type(term["weight"]) not in (int, float) or not math.isfinite(term["weight"]):
+            yield f"contrast: the weight {term['weight']!r} is no number; write it out, 0.333 for a third"
     each = said.get("each", {})
+    asked = {side for side in ("more", "than") if said.get(side)} | {str(key).partition(".")[0] for key in each}
+    for side in {"more", "than"} - asked if not terms else ():
+        yield f"{side}: nothing is selected; say it by `{side}`, or by `{side}.` and a column in `each`"
     for key, values in each.items():
         if not isinstance(values, list) or not values:
             yield f"each.{key}: {values!r} is no list of values"
-        if key.rpartition(".")[0] not in ("", *(() if terms else ("more", "than"))):
+        if str(key).rpartition(".")[0] not in ("", *(() if terms else ("more", "than"))):
             yield f"each.{key}: a side is called more or than"
     sides = [said.get(key, {}) for key in ("where", "more", "than")] + [term["where"] for term in terms]
-    for task in each.get("task", []):
-        if task not in MAIN_METRIC:
+    for task in each["task"] if isinstance(each.get("task"), list) else ():
+        if task not in list(MAIN_METRIC):
             yield f"each.task: there is no task {task!r}; {choose(task, MAIN_METRIC)}"
-    for column in dict.fromkeys([*itertools.chain(*sides), *(key.rpartition(".")[2] for key in each)]):
+    for column in dict.fromkeys([*itertools.chain(*sides), *(str(key).rpartition(".")[2] for key in each)]):
         if column not in SELECTED_BY:
             yield f"numbers have no column {column!r}; {choose(column, SELECTED_BY)}"
     for value in itertools.chain(*(side.values() for side in sides), *(v for v in each.values() if type(v) is list)):
         for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, (list, dict)):
+                yield f"{one!r} is no value of a column"
             if isinstance(one, str) and one.startswith("$"):
                 yield f"{one} is no name of this study"
 
@@ -285,6 +293,8 @@ def further(rows: pd.DataFrame, k: int) -> str:
     if not ways:
         return "The comparisons that are missing would decide."
     times, side, those = min(ways, key=lambda way: way[0])
+    if those.get("low", pd.Series()).isna().any():
+        return "It takes more test patients: of so few there is no interval."
     seeds, patients = int(those["n_seeds"].min()), int(those["n_patients"].min())
     alone = " A single seed says nothing of other seeds: several are needed in any case." if seeds == 1 else ""
     if times > HOPELESS:
@@ -330,7 +340,7 @@ def signed(value: float) -> str:
 
 
 def bracket(low: float, high: float) -> str:
-    return f"[{signed(low)}, {signed(high)}]"
+    return results.bracket(low, high, signed)
 
 
 def sentence_of(text: str) -> str:

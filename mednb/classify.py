@@ -94,6 +94,7 @@ def _best_on_val(name: str, models: Mapping, train: pd.DataFrame, val: pd.DataFr
     h, h_val, y, y_val = embed.vectors(train), embed.vectors(val), _codes(train, classes), _codes(val, classes)
     if len(np.unique(y)) < 2:
         raise ValueError(f"the labelled images are all {classes[y[0]]}: a classifier needs two classes, or more images")
+    _assert_two_classes(y_val, classes)
     best = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a weak penalty need not converge to be judged on val
@@ -104,6 +105,13 @@ def _best_on_val(name: str, models: Mapping, train: pd.DataFrame, val: pd.DataFr
     score, value, model = best
     seen = pd.concat([splits.known(train), splits.known(val)], ignore_index=True)
     return Classifier(lambda of: probabilities(model, embed.vectors(of)), {name: value, "score": score}, seen)
+
+
+def _assert_two_classes(val: np.ndarray, classes: list[str]) -> None:
+    """ValueError where the labels of val are of one class: there is no area under a curve, and the first value won."""
+    if len(np.unique(val)) < 2:
+        held = f"only {classes[val[0]]}" if len(val) else "no image"
+        raise ValueError(f"val holds {held}: nothing can be chosen by it; take more images, or another fold")
 
 
 def _codes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -119,6 +127,7 @@ def finetune(
     stays as it is.
     """
     splits.assert_apart(train.table, val.table)
+    _assert_two_classes(val.labels, val.classes)
     classes = len(train.classes)
 
     def start() -> nn.Module:
@@ -168,9 +177,11 @@ def label_efficiency(
     the predictions for each test image (image_id, patient, label, what `Images.strata` gives, task, label_fraction,
     draw, seed, p0, p1, ...); and what was chosen for each task, label_fraction and draw.
     """
+    tasks = list(tasks)
     unknown = set(tasks) - set(TASKS)
-    if unknown:
-        raise ValueError(f"tasks: {', '.join(sorted(unknown))} is unknown; choose among {', '.join(TASKS)}")
+    if unknown or not tasks:
+        what = f"{', '.join(sorted(unknown))} is unknown" if unknown else "there is none"
+        raise ValueError(f"tasks: {what}; choose among {', '.join(TASKS)}")
     if draws < 1:
         raise ValueError(f"draws is {draws}; the labelled patients are drawn once or more often")
     parts = {split: images.where(split=split) for split in splits.NAMES}
@@ -217,7 +228,7 @@ def leak(
     The 95 % intervals draw the patients, the same ones for both. At most about `limit` images are asked.
 
     Returns columns task, split ("kept together", "shuffled", "shuffled - together"), auroc, low, high; empty when there
-    are not two classes.
+    are not two classes in all train and val splits.
     """
     if limit < len(images):
         images = images.take(splits.at_most(images.table, limit))
@@ -240,6 +251,8 @@ def leak(
             for fold in range(5):
                 frame = embed.frame(known.assign(split=splits.split(known, fold, seed=seed)), h)
                 parts = [frame[frame["split"] == split] for split in splits.NAMES]
+                if any(part["label"].nunique() < 2 for part in parts[:2]):  # too few images to learn or choose from
+                    return pd.DataFrame(columns=columns)
                 p[parts[2].index] = {"knn": knn, "linear": linear}[task](*parts[:2], images.classes)(parts[2])
             scores[way] = metrics.auroc(images.labels, p, weights)
         scores["shuffled - together"] = scores["shuffled"] - scores["kept together"]

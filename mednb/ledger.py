@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mednb.datasets import Images
 
 COLUMNS = ["time", "who", "study", "run", "dataset", "fold", "split_hash", "task", "code", "question", "values"]
+COLUMNS += ["of_fraction", "fractions"]
 
 
 def record(out: str | Path, images: Images, tasks: list[str], study: str, run: str, values: Mapping) -> list[dict]:
@@ -30,20 +31,28 @@ def record(out: str | Path, images: Images, tasks: list[str], study: str, run: s
 
     values: all that was chosen for this run: its parameters, and which encoder (`results.origin`). A hash of them, and
         of how many images were read how, is kept, and one of those that rows name (`results.RUN`), the question: by
-        these `read` tells whether the same was asked before with other values, whatever the run was called.
+        these `read` tells whether the same was asked before with other values, whatever the run was called. So are the
+        label fractions, each of which is a number of its own, and a hash of the question that is asked of each.
+
+    The code is that of the package, and of the notebook where one is run strictly; cells that were run by hand, in
+    JupyterLab, leave no trace here.
 
     Returns the lines that were added to `ledger.jsonl` beside `out`.
     """
     from filelock import FileLock
 
     from mednb.results import RUN, code_hash
+    from mednb.study.notebook import CODE
 
     chosen = {name: value for name, value in values.items() if name != "pretrained"}  # a path; `weights` say more
     chosen |= {"fingerprint": images.fingerprint, "n_images": len(images), "size": images.size}
-    question = {name: chosen.get(name) for name in (*RUN, "options", "fractions") if name not in ("study", "run")}
+    of_fraction = {name: chosen.get(name) for name in (*RUN, "options") if name not in ("study", "run")}
+    question = of_fraction | {"fractions": chosen.get("fractions")}
     about = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "who": who(), "study": study, "run": run}
     about |= {"dataset": images.name, "fold": int(images.table["fold"].iloc[0]), "split_hash": images.split_hash}
-    read = {"code": code_hash(), "question": _hash(question), "values": _hash(chosen)}
+    code = "+".join(filter(None, (code_hash(), os.environ.get(CODE))))
+    read = {"code": code, "question": _hash(question), "values": _hash(chosen)}
+    read |= {"of_fraction": _hash(of_fraction), "fractions": list(chosen.get("fractions") or [])}
     lines = [about | {"task": task} | read for task in tasks]
     path = Path(out).parent / "ledger.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,9 +66,9 @@ def record(out: str | Path, images: Images, tasks: list[str], study: str, run: s
 def read(study: str | Path) -> pd.DataFrame:
     """The readings in a study's folder, in their order: `COLUMNS`, and `again`.
 
-    again: the same test split had been read for the same task before, by a run of this name or for the same question,
-    with other values or by other code. A number that it reports may have been chosen after test was seen. A rerun with
-    the same values, after an interruption say, is none, under whatever name.
+    again: the same test split had been read for the same task before, by a run of this name or for the same question
+    (at any of its label fractions), with other values or by other code. A number that it reports may have been chosen
+    after test was seen. A rerun with the same values, after an interruption say, is none, under whatever name.
     Empty when nothing was read. Raises ValueError that names the line when the file is damaged.
     """
     path = Path(study) / "ledger.jsonl"
@@ -67,14 +76,18 @@ def read(study: str | Path) -> pd.DataFrame:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
         try:
             said = json.loads(line)
-            rows.append({name: ({"question": said["run"]} | said)[name] for name in COLUMNS})  # older lines have none
+            older = {"question": said["run"], "of_fraction": said["run"], "fractions": []}  # than what they lack
+            rows.append({name: (older | said)[name] for name in COLUMNS})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}, line {number}, is no reading of a test split ({error})") from error
     readings = pd.DataFrame(rows, columns=COLUMNS)
     how = readings["values"] + readings["code"]
     asked = [[readings[of], readings["task"], readings["split_hash"]] for of in ("run", "question")]
     by_name, by_question = (how.groupby(of).transform(others_before).astype(bool) for of in asked)
-    return readings.assign(again=by_name | by_question)
+    each = readings.assign(how=how).explode("fractions").dropna(subset="fractions")
+    of = each.groupby(["of_fraction", "fractions", "task", "split_hash"])["how"]
+    by_fraction = of.transform(others_before).astype(bool).groupby(level=0).any()
+    return readings.assign(again=by_name | by_question | by_fraction.reindex(readings.index, fill_value=False))
 
 
 def others_before(values: pd.Series) -> pd.Series:

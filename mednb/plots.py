@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, cycle, product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -420,11 +420,13 @@ def resizings(lesions: pd.DataFrame, small: int = 20) -> Figure:
 def training_curves(metrics: pd.DataFrame) -> Figure:
     """Pretraining epoch by epoch: the loss of each, then spread, effective_rank, alignment, uniformity and knn of all.
 
-    metrics: rows of metrics.csv with initialisation and seed. Losses of different methods mean different things: each
-    has its own axis. A thin line is one seed, a thick one the mean of the seeds, as far as all of them went.
+    metrics: rows of metrics.csv with initialisation and seed, and run where there are several of a seed. Losses of
+    different methods mean different things: each has its own axis. A thin line is one run, a thick one the mean of
+    those that differ in nothing but data and seed, as far as all of them went.
     """
     _rows(metrics, "training_curves", "initialisation", "seed", "epoch", "loss", why="random initialisation has none")
-    one_run = [name for name in ("dataset", "seed", "fold") if name in metrics]
+    one_run = [name for name in ("run", "dataset", "size", "decoder", "seed", "fold") if name in metrics]
+    kind = [name for name in ("size", "decoder") if len(set(metrics.get(name, ()))) > 1] or ["initialisation"]
     looks = styles(metrics["initialisation"])
     panels = [(f"loss of {name}", "loss", metrics[metrics["initialisation"] == name]) for name in looks]
     healthy = ("spread", "effective_rank", "alignment", "uniformity", "knn")
@@ -439,15 +441,19 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
         ax = figure.add_subplot(grid[i // columns, i % columns])
         for start, group in rows.groupby("initialisation"):
             colour, _, line = looks[start]
-            runs = list(group.groupby(one_run))
+            runs = list(group.groupby(one_run, dropna=False))
             several = len(runs) > 1
             for _, run in runs:
                 thin = {"linewidth": 0.7, "alpha": 0.6} if several else {"linewidth": 1.8}
                 ax.plot(run["epoch"], run[name], color=colour, linestyle=line, **thin)
-            if several:
-                mean = group.groupby("epoch")[name].agg(["mean", "size"])
+            kinds = list(group.groupby(kind, dropna=False))
+            for values, of_kind in kinds if several else ():
+                mean = of_kind.groupby("epoch")[name].agg(["mean", "size"])
                 mean = mean.loc[mean["size"] == mean["size"].max(), "mean"]
                 ax.plot(mean.index, mean, color=colour, linewidth=1.8, linestyle=line)
+                if len(kinds) > 1 and name == "loss":
+                    said = ", ".join(f"{what} {value}" for what, value in zip(kind, values, strict=True))
+                    ax.annotate(said, (mean.index[-1], mean.iloc[-1]), ha="right", va="bottom", fontsize=7)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True, nbins=5)
@@ -518,7 +524,7 @@ def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_MET
             rows = panel[panel["initialisation"] == start].sort_values("label_fraction")
             x = rows["label_fraction"] * 1.025 ** (nth - (len(names) - 1) / 2)  # beside, not upon each other
             ax.fill_between(x, rows["seeds_low"], rows["seeds_high"], color=colour, alpha=0.18, linewidth=0)
-            ax.vlines(x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
+            _intervals(ax.vlines, x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
             ax.plot(x, rows["mean"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(FixedLocator(fractions))
@@ -557,7 +563,7 @@ def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC)
                 y = i * height + (nth - (len(looks) - 1) / 2) * step
                 for r in group[group["initialisation"] == start].itertuples():
                     apart = r.low > 0 or r.high < 0
-                    ax.hlines(y, r.low, r.high, color=colour, linewidth=1.6)
+                    _intervals(ax.hlines, y, r.low, r.high, color=colour, linewidth=1.6)
                     fill = colour if apart else "white"
                     ax.plot(r.difference, y, marker=marker, color=colour, markersize=6.5, markerfacecolor=fill)
         ax.axvline(0, color="#222222", linewidth=1)
@@ -631,7 +637,7 @@ def claims(rows: pd.DataFrame) -> Figure:
         top = y
         for r in of.itertuples():
             marker, fill, _ = kinds[r.of_this]
-            ax.hlines(y, r.low, r.high, color="#222222", linewidth=1.3)
+            _intervals(ax.hlines, y, r.low, r.high, color="#222222", linewidth=1.3)
             ax.plot(r.effect, y, marker=marker, color="#222222", markerfacecolor=fill, markersize=6)
             ticks[y] = f"{name}: {r.what}" if r.what else name
             y += 1
@@ -736,7 +742,7 @@ def strata(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Fi
             colour, marker, _ = looks[start]
             of = panel[panel["initialisation"] == start]
             x = of["stratum"].map(parts.index) + 0.7 * ((nth + 0.5) / len(names) - 0.5)
-            ax.vlines(x, of["low"], of["high"], color=colour, linewidth=1.4)
+            _intervals(ax.vlines, x, of["low"], of["high"], color=colour, linewidth=1.4)
             ax.plot(x, of["mean"], marker=marker, linestyle="", color=colour, markersize=5.5)
         ax.set_xticks(range(len(parts)), [_wrapped(part.partition(": ")[2]) for part in parts])
         ax.set_xlim(-0.6, len(parts) - 0.4)
@@ -835,6 +841,14 @@ def speed(rows: pd.DataFrame) -> Figure:
         "; ".join(f"{device}, {cores} cores" for device, cores in rows.groupby("device")["cores"].max().items())
     )
     return figure
+
+
+def _intervals(lines: Callable, at, low, high, **look) -> None:
+    """Draw intervals by `Axes.vlines` or `hlines`, where there are some: of a single patient there is none."""
+    at, low, high = np.atleast_1d(at, low, high)
+    known = np.isfinite(low) & np.isfinite(high)
+    if known.any():
+        lines(at[known], low[known], high[known], **look)
 
 
 def _rows(rows: pd.DataFrame, where: str, *columns: str, why: str = "") -> None:

@@ -227,15 +227,23 @@ def reliability(runs: str | Path) -> Figure:
 
 
 def segmentation(runs: str | Path) -> Figure:
-    """The example outlines of the first seed of every initialisation, on the first dataset and at its first size."""
-    examples = {}
+    """The example outlines of the first seed of every initialisation, on the first dataset and at its first size.
+
+    Where the first seeds are not tested on the same images, as they are of other folds, or some of them are missing:
+    those images that the most initialisations have.
+    """
+    shown = {}  # images -> initialisation -> the examples of its first seed that has these
     finished = results.finished(runs)
     of = finished[finished["stage"] == "segment"].sort_values(["dataset", "size", "seed", "fold"], kind="stable")
     for run in of[(of[["dataset", "size"]] == of[["dataset", "size"]].head(1).to_numpy()).all(axis=1)].itertuples():
         path = run.folder / "examples.npz"
-        if path.is_file() and run.initialisation not in examples:
+        if path.is_file():
             with np.load(path) as arrays:
-                examples[run.initialisation] = dict(arrays)
+                shown.setdefault(tuple(arrays["image_id"]), {}).setdefault(run.initialisation, path)
+    examples = {}
+    for name, path in max(shown.values(), key=len, default={}).items():
+        with np.load(path) as arrays:
+            examples[name] = dict(arrays)
     return plots.segmentation(examples)
 
 
@@ -457,7 +465,8 @@ def answers(scores: pd.DataFrame, differences: pd.DataFrame) -> list[dict[str, s
                 f"reached {'an' if row.metric[0] in 'aeiou' else 'a'} {row.metric} of "
                 f"{row.mean:.2f} {_bracket(row.low_of, row.high_of)}, random initialisation "
                 f"{row.mean_base:.2f} {_bracket(row.low_base, row.high_base)}. The difference {shared}is "
-                f"{signed(row.difference)} {_bracket(row.low, row.high, signed)}; {VERDICTS[word]}."
+                f"{signed(row.difference)} {_bracket(row.low, row.high, signed)}; "
+                f"{VERDICTS[word] if row.low <= row.high else 'one cannot tell what is chance'}."
             )
             alone = " This is one seed: another may say otherwise." if row.n_seeds == 1 else ""
             said.append({"verdict": word, "sentence": sentence + alone})
@@ -496,7 +505,8 @@ def tables(
                     }
                     for cell in mine.itertuples()
                 }
-                said = {"name": name, "images_seen": f"{mine['images_seen'].iloc[0]:,}"}
+                seen = results.seen(mine)
+                said = {"name": name, "images_seen": seen if isinstance(seen, str) else f"{seen:,}"}
                 said |= {"books": books.get((*setting, name, "segment" if task == "segment" else "classify"), [])}
                 lines.append(said | {"cells": [cells.get(each) for each in fractions]})
             found.append(
@@ -614,7 +624,7 @@ def _span(counts: pd.Series) -> str:
 
 
 def _bracket(low: float, high: float, written: Callable[[float], str] = "{:.2f}".format) -> str:
-    return f"[{written(low)},\N{NO-BREAK SPACE}{written(high)}]"
+    return results.bracket(low, high, written).replace(", ", ",\N{NO-BREAK SPACE}")
 
 
 def _where(scores: pd.DataFrame, row) -> str:

@@ -12,7 +12,7 @@ import json
 import platform
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,14 +123,16 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     weights, which tells of all that no value names.
 
     Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix: its encoder may
-    have seen the patients of `images` that are now for testing. All phantoms are the same people: there the fold tells.
+    have seen the patients of `images` that are now for testing. All phantoms are the same people, and two folders of
+    your own may be copies: there the fold tells.
     """
     said = read_run(pretrained)
     seen = said["data"].get("members") or {said["dataset"]: said["data"]["split_hash"]}
     here = images.members or {images.name: images.split_hash}
-    people = said["fold"] != images.table["fold"].iloc[0] and any(name.startswith("phantoms") for name in seen)
+    other = said["fold"] != images.table["fold"].iloc[0]
+    kinds = {kind for kind in ("phantoms", "folder ", "imagefolder ") if any(name.startswith(kind) for name in seen)}
     for name, split_hash in here.items():
-        if seen.get(name, split_hash) != split_hash or (people and name.startswith("phantoms")):
+        if seen.get(name, split_hash) != split_hash or (other and name.startswith(tuple(kinds))):
             raise ValueError(
                 f"{Path(pretrained) / 'run.json'} used another split of {name} (fold {said['fold']}), so its "
                 "encoder may have seen patients that are now for testing; keep to one fold and one limit"
@@ -313,7 +315,8 @@ def gather(study: str | Path, name: str, columns: list[str] | None = None) -> pd
     """The file `name` (csv or parquet) of every run of a study as one frame, with the run's values beside each row.
 
     `columns`: only these of a parquet file. Added: the columns of `RUN` and `initialisation`, and `class`, the name of
-    the `label` where there is one; the file's own `seed` stays. Empty where no run left such a file.
+    the `label` where there is one, and `decoder` of a pretraining; the file's own `seed` stays. Empty where no run left
+    such a file.
     """
     frames = []
     for run in finished(study).itertuples():
@@ -321,6 +324,7 @@ def gather(study: str | Path, name: str, columns: list[str] | None = None) -> pd
         if path.is_file():
             frame = pd.read_parquet(path, columns=columns) if path.suffix == ".parquet" else pd.read_csv(path)
             said = {name: run.said.get(name) for name in RUN if name != "seed" or "seed" not in frame}
+            said |= {name: run.said[name] for name in ("decoder",) if name in run.said}  # whether it learnt, too
             if "label" in frame:
                 named = dict(enumerate(run.said.get("classes") or []))
                 said["class"] = frame["label"].map(lambda label, named=named: named.get(label, label)).astype("str")
@@ -416,6 +420,17 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:g} %"
 
 
+def bracket(low: float, high: float, written: Callable[[float], str] = "{:.2f}".format) -> str:
+    """An interval as people write it, [0.52, 0.61]; in words where there is none, as of a single patient."""
+    return f"[{written(low)}, {written(high)}]" if low <= high else "(no interval: too few patients)"
+
+
+def seen(scores: pd.DataFrame) -> int | str:
+    """How many images the encoders of some intervals saw: a number, or "46,700 to 46,900" where folds differ in it."""
+    least, most = scores["images_seen"].min(), scores.get("images_seen_most", scores["images_seen"]).max()
+    return least if least == most else f"{least:,} to {most:,}"
+
+
 def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.DataFrame:
     """Intervals as a table for people: a row per initialisation, a column per task and label fraction, no strata.
 
@@ -434,10 +449,10 @@ def table(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> pd.
     groups = dict(list(shown.groupby([*varied, "initialisation"])))
     for key in sorted(groups, key=lambda key: (*key[:-1], key[-1] != "none", key[-1])):
         group = groups[key]
-        line = dict(zip([*varied, "initialisation"], key, strict=True)) | {"images_seen": group["images_seen"].iloc[0]}
+        line = dict(zip([*varied, "initialisation"], key, strict=True)) | {"images_seen": seen(group)}
         for cell in group.itertuples():
             mark = " †" if getattr(cell, "again", False) else ""
-            said = f"{cell.mean:.2f} [{cell.low:.2f}, {cell.high:.2f}]{mark}"
+            said = f"{cell.mean:.2f} {bracket(cell.low, cell.high)}{mark}"
             line[headings[cell.task, cell.label_fraction]] = said
         rows.append(line)
     return pd.DataFrame(rows, columns=[*varied, "initialisation", "images_seen", *headings.values()]).fillna("–")

@@ -94,6 +94,13 @@ def detection(prediction: np.ndarray, mask: np.ndarray) -> tuple[float, int]:
     return found, m - np.count_nonzero(np.unique(regions[mask]))
 
 
+def lesions(images: Images) -> Images:
+    """Those of the images that have a lesion; ValueError when they have no masks."""
+    if images.masks is None:
+        raise ValueError(f"{images.name} has no masks: choose a dataset that has, for segmentation")
+    return images.take(np.flatnonzero(images.masks.any(axis=(1, 2))))
+
+
 def fit(
     path: str | Path,
     train: Images,
@@ -171,9 +178,7 @@ def label_efficiency(
     with all masks used: image_id (M,), image (M, H, W), mask and prediction (M, H, W) bool. Raises ValueError when the
     images have no masks.
     """
-    if images.masks is None:
-        raise ValueError(f"{images.name} has no masks: choose a dataset that has, for segmentation")
-    images = images.take(np.flatnonzero(images.masks.any(axis=(1, 2))))
+    images = lesions(images)
     parts = {split: images.where(split=split) for split in splits.NAMES}
     train, val, test = parts.values()
     full = {split: outlines(parts[split], root) for split in ("val", "test")}

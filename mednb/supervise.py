@@ -22,6 +22,8 @@ PATIENCE = 5  # rounds without a better score, after which training stops
 def few_labels(fractions: Iterable[float], draws: int = 1) -> list[tuple[float, int]]:
     """Every label fraction with its draws, the largest first; all labels can be drawn in one way only."""
     descending = sorted(set(fractions), reverse=True)
+    if not descending:
+        raise ValueError("fractions: there is none; give one label fraction at least, such as 1.0")
     return [(fraction, draw) for fraction in descending for draw in range(draws if fraction < 1 else 1)]
 
 
@@ -120,6 +122,8 @@ class Supervised(pl.LightningModule):
         self.network.eval()
         score = self.score(self.network)
         self.network.train()
+        if np.isnan(score):  # which is never better, nor ever found worse
+            raise ValueError("the score on val is NaN: nothing can be chosen by it; take more images, or another fold")
         self.waited += 1
         if not self.best[1] or score > self.best[0]:
             state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}

@@ -6,6 +6,7 @@ import math
 import fake_runs
 import pandas as pd
 import pytest
+from fake_runs import cases
 
 from mednb import claims, results, statistics
 from mednb.claims import Claim
@@ -82,10 +83,31 @@ def test_a_contrast_has_the_weights_it_is_given():
         ({"each": {"task": ["lineal"]}}, "each.task: there is no task 'lineal'"),
         ({"contrast": [{"weight": 1}]}, "by `more` and `than`, or by a `contrast`"),
         ({"sentence": ""}, "a claim has an id and a sentence"),
+        ({"id": ["a"]}, "a claim has an id and a sentence"),
+        ({"task": ["linear"]}, "there is no task ['linear']; did you mean 'linear'? Choose from knn, linear"),
+        ({"each": {"task": [["x"]]}}, "each.task: there is no task ['x']"),
+        ({"each": {"task": "linear"}}, "each.task: 'linear' is no list of values"),
+        ({"each": {5: [1]}}, "numbers have no column '5'; Choose from dataset"),
+        ({"than": {}}, "than: nothing is selected; say it by `than`, or by `than.` and a column in `each`"),
+        ({"more": {}, "each": {"than.method": ["byol"]}}, "more: nothing is selected"),
+        ({"where": {"draw": 0}}, "numbers have no column 'draw'; Choose from dataset"),
+        ({"where": {"method": {"a": 1}}}, "{'a': 1} is no value of a column"),
+        ({"smallest": math.nan}, "smallest: nan"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(more, sentence):
     assert sentence in wrong(**more)
+
+
+@pytest.mark.parametrize("weight", ["1/3", [1], None, math.inf])
+def test_a_weight_that_is_no_number_is_refused(weight):
+    terms = [{"weight": weight, "where": {"method": "simclr"}}, {"weight": -1, "where": {"method": "none"}}]
+    with pytest.raises(ValueError, match=r"C1: contrast: the weight .* is no number; write it out, 0.333 for a third"):
+        claims.read([SAID | {"contrast": terms}])
+
+
+def test_what_a_claim_may_select_by_scores_have():
+    assert set(claims.SELECTED_BY) <= set(statistics.UNIT)
 
 
 def test_all_that_is_wrong_is_said_at_once():
@@ -243,6 +265,16 @@ def test_more_patients_than_a_dataset_has_are_not_asked_of_it(share, needed, the
     said = claims.further(leaning(("supported", 1.2), share=share), 1)
     assert f"about 1.2 times as many seeds and test patients {needed} would have it supported.{then}" in said
     assert ("another dataset" in said) == bool(then)
+
+
+def test_one_patient_decides_nothing_and_is_said_to_be_too_few():
+    both = [
+        cases([value], initialisation=name, method=name, run=name) for name, value in (("none", 0.5), ("simclr", 0.7))
+    ]
+    verdict = claims.judge(claim(task="segment"), statistics.bootstrap(None, pd.concat(both), replicates=20))
+    assert verdict.word == "undecided"
+    assert verdict.why.startswith("effect +0.200 (no interval: too few patients); asked for")
+    assert verdict.decides == "It takes more test patients: of so few there is no interval."
 
 
 def test_comparisons_that_are_missing_may_be_what_would_decide():

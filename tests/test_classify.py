@@ -64,6 +64,16 @@ def test_one_class_alone_is_refused(probe, three_groups):
         probe(train[train["label"] == "b"], three_groups["val"], CLASSES)
 
 
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_val_of_one_class_chooses_nothing(probe, three_groups):
+    """Its area under the curve is NaN, than which nothing is better: the first value won in silence."""
+    val = three_groups["val"]
+    with pytest.raises(ValueError, match="val holds only c: nothing can be chosen by it; take more images"):
+        probe(three_groups["train"], val[val["label"] == "c"], CLASSES)
+    with pytest.raises(ValueError, match="val holds no image: nothing"):
+        probe(three_groups["train"], val[:0], CLASSES)
+
+
 def test_the_linear_probe_chooses_its_penalty_on_val(three_groups, monkeypatch):
     asked = []
     monkeypatch.setattr(classify, "auroc", lambda labels, p: asked.append(labels) or -abs(len(asked) - 3))
@@ -119,6 +129,12 @@ def test_test_images_that_were_called_val_are_found_when_test_is_answered(probe,
 @pytest.fixture(scope="module")
 def images():
     return load("phantoms", size=32, limit=80)
+
+
+def test_fine_tuning_says_before_it_begins_that_val_is_of_one_class(images, tiny_encoder, monkeypatch):
+    monkeypatch.setattr(supervise, "fit", lambda *_, **__: pytest.fail("it has begun"))
+    with pytest.raises(ValueError, match="val holds only benign: nothing can be chosen by it"):
+        classify.finetune(tiny_encoder, images.where(split="train"), images.where(split="val", label="benign"))
 
 
 def test_fine_tuning_that_would_choose_on_test_stops_before_it_begins(images, tiny_encoder, monkeypatch):
@@ -195,6 +211,15 @@ def test_fine_tuning_leaves_the_encoder_as_it_was(images, tiny_encoder):
     assert all(torch.equal(value, before[name]) for name, value in tiny_encoder.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("nothing", "said"),
+    [({"tasks": []}, "tasks: there is none; choose among knn"), ({"fractions": []}, "fractions: the")],
+)
+def test_no_task_and_no_fraction_are_no_question(images, tiny_encoder, nothing, said):
+    with pytest.raises(ValueError, match=said):
+        classify.label_efficiency(images, tiny_encoder, **{"tasks": ["knn"]} | nothing)
+
+
 def test_an_unknown_task_is_refused_with_the_choices(images, tiny_encoder):
     with pytest.raises(ValueError, match="tasks: lineal is unknown; choose among knn, linear, finetune"):
         classify.label_efficiency(images, tiny_encoder, tasks=["lineal"])
@@ -233,6 +258,8 @@ def test_a_leak_shows_where_images_come_twice_and_not_where_all_are_strangers(im
 def test_there_is_no_leak_to_tell_of_without_two_classes(images):
     benign = images.where(label="benign")
     assert classify.leak(benign).empty
+    few = np.flatnonzero(images.table["label"] == "malignant")[:1]  # in one val of five
+    assert classify.leak(images.take([*np.flatnonzero(images.table["label"] == "benign"), *few])).empty
 
 
 @pytest.mark.data

@@ -62,6 +62,33 @@ def test_a_second_look_by_other_code_is_marked(read, tmp_path, monkeypatch):
     assert ledger.read(tmp_path / "study")["again"].tolist() == [False, True]
 
 
+def test_a_second_look_by_other_cells_of_the_notebook_is_marked(read, tmp_path, monkeypatch):
+    for cells in ("a", "a", "b"):
+        monkeypatch.setenv("MEDNB_NOTEBOOK_CODE", cells)
+        read("a", steps=10)
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False, False, True]
+
+
+def test_other_fractions_do_not_hide_a_second_look_at_those_that_both_have(read, tmp_path):
+    read("a", steps=10, fractions=[0.1, 1.0])
+    read("renamed", steps=10, fractions=[0.1, 1.0])
+    read("others", steps=20, fractions=[0.25])
+    read("more", steps=20, fractions=[1.0, 0.5])
+    read("more", ["linear"], steps=20, fractions=[1.0, 0.5])
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False] * 3 + [True, False]
+
+
+def test_a_ledger_without_fractions_is_read_as_before(read, tmp_path):
+    for run, steps in (("a", 10), ("b", 10), ("c", 20)):
+        read(run, steps=steps, fractions=[0.1])
+    path = tmp_path / "study/ledger.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [{k: v for k, v in line.items() if k not in ("of_fraction", "fractions")} for line in lines]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    read("c", steps=20, fractions=[0.1])
+    assert ledger.read(tmp_path / "study")["again"].tolist() == [False, False, True]
+
+
 def test_a_ledger_that_names_no_questions_tells_runs_by_their_names(read, tmp_path):
     for run, steps in (("a", 10), ("b", 20), ("a", 20)):
         read(run, steps=steps)

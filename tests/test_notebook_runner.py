@@ -124,6 +124,14 @@ def test_a_notebook_runs_where_it_is_called_with_the_values_it_is_given(tmp_path
 
 
 @pytest.mark.slow
+def test_a_running_notebook_is_told_the_hash_of_its_code(tmp_path):
+    """The ledger writes it down: other cells can make another number of the same values."""
+    book = tiny.notebook(tmp_path / "a.ipynb", PARAMETERS, "import os\nprint(os.environ['MEDNB_NOTEBOOK_CODE'])")
+    done = run(book, {}, tmp_path / "out")
+    assert nbformat.read(done, 4).cells[-1].outputs[0].text == f"{code_hash(book)}\n"
+
+
+@pytest.mark.slow
 def test_a_failed_notebook_is_kept_with_its_error(tmp_path):
     book = tiny.notebook(tmp_path / "a.ipynb", PARAMETERS, "import sys; print('hm', file=sys.stderr)", "1 / 0", "2")
     (tmp_path / "out").mkdir()

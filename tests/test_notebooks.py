@@ -50,6 +50,13 @@ def test_a_notebook_is_short_and_says_what_its_parameters_mean(path):
     assert [cell["source"] for cell in code if len(cell["source"].splitlines()) > 8 and not is_parameters(cell)] == []
 
 
+def test_a_cell_of_the_report_shows_all_that_it_draws():
+    """Of what a cell computes Jupyter shows the last value only."""
+    lines = [cell["source"].splitlines() for cell in cells(NOTEBOOKS["report"])]
+    assert [line for cell in lines for line in cell[:-1] if line.startswith("report.keep")] == []
+    assert sum(line.startswith("display(report.keep") for cell in lines for line in cell) == 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ALONE, ids=str)
 def test_a_notebook_runs_alone(path, tmp_path):

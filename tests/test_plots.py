@@ -196,6 +196,23 @@ def test_the_mean_of_training_curves_ends_where_the_first_seed_does(rows):
     assert mean.get_xdata().max() == last - 1
 
 
+def test_runs_of_several_sizes_and_with_a_decoder_have_a_line_and_a_mean_each(rows):
+    """They were joined into one line that ran to and fro, and their losses into one mean."""
+    small = rows["metrics"].query("initialisation == 'byol'").assign(decoder=False)
+    large = small.assign(size=96, loss=small["loss"] + 2, run=small["run"] + "-size96")
+    with_decoder = small.assign(decoder=True, loss=small["loss"] + 4, run=small["run"] + "-decoder")
+    figure = plots.training_curves(pd.concat([small, large, with_decoder]))
+    lines = figure.axes[0].lines
+    assert all((np.diff(line.get_xdata()) == 1).all() for line in lines)
+    means = [line.get_ydata() for line in lines if line.get_linewidth() > 1]
+    assert (len(lines), len(means)) == (3 * 2 + 3, 3)
+    wanted = small.groupby("epoch")["loss"].mean()
+    np.testing.assert_allclose(sorted(mean[-1] for mean in means), wanted.iloc[-1] + np.array([0, 2, 4]))
+    size = small["size"].iloc[0]
+    written = {text.get_text() for text in figure.axes[0].texts}
+    assert written == {f"size {size}, decoder False", "size 96, decoder False", f"size {size}, decoder True"}
+
+
 def test_maps_have_a_panel_for_each_initialisation_and_one_legend(rows):
     figure = plots.maps(rows["maps"])
     assert_sound(figure, 3)
@@ -243,6 +260,18 @@ def test_effects_fill_the_marks_whose_interval_excludes_zero(rows):
     assert_sound(plots.effects(found.query("task == 'knn' and label_fraction == 0.1")), 1)
 
 
+@pytest.mark.parametrize("draw", [plots.label_efficiency, plots.effects, plots.effect_map, plots.strata])
+def test_what_has_no_interval_is_drawn_without_one(rows, draw):
+    of = {plots.label_efficiency: "scores", plots.strata: "parts"}.get(draw, "differences")
+    few = {name: np.nan for name in ("low", "high", "p", "p_holm") if name in rows[of]}
+    figure = draw(rows[of].assign(**few))
+    figure.draw_without_rendering()
+    lines = [one for ax in figure.axes for one in ax.collections if hasattr(one, "get_segments")]
+    assert not lines and not any(ax.patches for ax in figure.axes)
+    some = rows[of].assign(**{name: rows[of][name].where(rows[of].index % 2 == 0) for name in few})
+    draw(some).draw_without_rendering()
+
+
 def test_effects_have_a_panel_for_each_setting(rows):
     both = pd.concat([rows["differences"], rows["differences"].assign(dataset="busi")])
     figure = plots.effects(both)
@@ -279,6 +308,7 @@ def test_comparisons_of_claims_are_marked_by_what_they_say():
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["C1: a", "C1: b", "C2"]
     marks = [(line.get_marker(), line.get_markerfacecolor()) for line in ax.lines if line.get_marker() in "os"]
     assert marks == [("o", "#222222"), ("s", "#222222"), ("o", "white")]
+    plots.claims(rows.assign(low=np.nan, high=np.nan, of_this="undecided")).draw_without_rendering()
     with pytest.raises(plots.NothingToDraw, match="no claim could be tested"):
         plots.claims(rows.assign(effect=np.nan))
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -285,6 +286,16 @@ def test_one_seed_is_not_hidden(tmp_path):
     assert "There is one seed: the intervals hold the chance of the patients only" in text
 
 
+def test_one_test_patient_is_no_answer(tmp_path):
+    of = fake_runs.images(3, 16)
+    of.table["split"] = ["train", "train", "val", "val", "test", "test"]
+    study = study_of(tmp_path / "s", methods=("none", "simclr"), seeds=(0,), stages=("segment",), of=of)
+    (answer,) = report.answers(*compared(study))
+    assert answer["verdict"] == "undecided"
+    assert "(no interval: too few patients); one cannot tell what is chance." in answer["sentence"]
+    report.write(study, tmp_path)
+
+
 def test_seeds_that_only_one_has_are_not_in_the_difference(tmp_path):
     study = study_of(tmp_path / "s", seeds=(0, 1), methods=("none",), stages=("segment",))
     study_of(study, seeds=(0,), methods=("simclr",), stages=("segment",))
@@ -365,6 +376,24 @@ def test_images_that_are_not_those_of_the_runs_are_not_shown(study, monkeypatch,
 def test_outlines_are_of_the_first_seed(study):
     figure = report.segmentation(study)
     assert len(figure.axes) == 4 * 6
+
+
+def test_outlines_are_of_images_that_all_have_where_their_first_seeds_are_of_other_folds(tmp_path, monkeypatch):
+    """The first seed of one of them was not finished yet, and the whole report failed."""
+    monkeypatch.setattr(plots, "segmentation", lambda examples: examples)
+    study = study_of(tmp_path / "s", stages=("segment",), seeds=(0, 1, 2))
+    for seed in (1, 2):
+        for path in study.glob(f"*-s{seed}/examples.npz"):
+            with np.load(path) as arrays:
+                others = dict(arrays) | {"image_id": np.char.add(f"fold {seed}: ", arrays["image_id"])}
+            np.savez(path, **others)
+    shutil.rmtree(study / "segment-simclr-s0")
+    found = report.segmentation(study)
+    assert list(found) == ["byol", "none", "simclr"]
+    assert {one["image_id"][0][:8] for one in found.values()} == {"fold 1: "}
+    shutil.rmtree(study / "segment-simclr-s1")
+    shutil.rmtree(study / "segment-byol-s2")
+    assert list(report.segmentation(study)) == ["byol", "none"]
 
 
 def test_outlines_are_of_one_dataset(tmp_path):

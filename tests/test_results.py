@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from fake_runs import cases, only
 
-from mednb import results, statistics
+from mednb import report, results, statistics
 
 RUN = {"stage": "classify", "study": "s", "run": "r", "dataset": "phantoms", "method": "none", "pairs": "same_image"}
 RUN |= {"views": "ultrasound", "encoder": "resnet18", "size": 32, "batch_size": 8, "epochs": 1, "images_seen": 0}
@@ -115,6 +115,11 @@ def test_an_empty_study_is_a_sentence(tmp_path):
         results.collect(tmp_path)
 
 
+def test_gathered_curves_say_whether_a_decoder_learnt_too(tmp_path):
+    study = fake_runs.write_study(tmp_path / "s", ("simclr",), (0,), stages=("pretrain",), decoder=True)
+    assert results.gather(study, "metrics.csv")["decoder"].all()
+
+
 def test_gathered_rows_say_whose_they_are(study):
     found = results.gather(study, "predictions.parquet")
     assert set(found["initialisation"]) == {"none", "simclr", "byol"}
@@ -151,6 +156,18 @@ def test_an_encoder_of_a_mix_is_refused_where_any_of_its_datasets_was_split_othe
         results.origin(tmp_path, images_split("busi", "b1"))
     with pytest.raises(ValueError, match="another split of busbra "):
         results.origin(tmp_path, images_split("busi+busbra", "m", {"busi": "b0", "busbra": "r1"}))
+
+
+def test_folders_of_your_own_are_told_apart_but_copies_of_one_by_the_fold(tmp_path):
+    seen = images_split("folder", "a0", {"folder aaaa": "a0"})
+    results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(seen, 3))
+    other = images_split("folder", "b0", {"folder bbbb": "b0"})
+    assert results.origin(tmp_path, other)["method"] == "none"
+    with pytest.raises(ValueError, match="another split of folder"):
+        results.origin(tmp_path, images_split("folder", "a1", {"folder aaaa": "a1"}))
+    other.table["fold"] = 2
+    with pytest.raises(ValueError, match=r"another split of folder .*keep to one fold"):
+        results.origin(tmp_path, other)
 
 
 def initialisations(folder, **of_runs):
@@ -287,6 +304,19 @@ def test_the_table_begins_with_random_initialisation_and_states_the_budget(tmp_p
     assert names == {"intervals.csv", "strata.csv", "differences.csv", "table.csv", "table.md", "table.tex"}
 
 
+def test_a_budget_that_varies_with_the_folds_is_a_range(tmp_path):
+    """The table said what the first fold saw."""
+    of = [cases([0.5, 0.6], (seed,), fold=seed, images_seen=46_700 + 100 * seed, run=f"r{seed}") for seed in range(3)]
+    scores = statistics.intervals(statistics.bootstrap(None, pd.concat(of), replicates=20))
+    shown = results.write_tables(tmp_path, scores, pd.DataFrame())
+    assert shown["images_seen"].tolist() == ["46,700 to 46,900"]
+    tidy = pd.read_csv(tmp_path / "intervals.csv")
+    assert set(tidy["images_seen"]) == {46_700} and set(tidy["images_seen_most"]) == {46_900}
+    (table,) = report.tables(scores, statistics.differences(statistics.bootstrap()), [("segment", "dice")], {})
+    assert table["lines"][0]["images_seen"] == "46,700 to 46,900"
+    assert results.table(scores.drop(columns="images_seen_most"))["images_seen"].tolist() == [46_700]
+
+
 def test_strata_are_a_file_of_their_own(tmp_path):
     drawn = statistics.bootstrap(None, cases([0.5, 0.6, 0.7]).assign(area=[0.1, 0.2, 0.3]), replicates=20)
     results.write_tables(tmp_path, statistics.intervals(drawn, strata=True), statistics.differences(drawn))
@@ -316,6 +346,11 @@ def test_a_missing_cell_is_a_dash():
     both = pd.concat([cases([0.5, 0.6]), cases([0.5, 0.7], label_fraction=1.0, initialisation="byol", run="b")])
     shown = results.table(statistics.intervals(statistics.bootstrap(None, both, replicates=20)))
     assert shown["segment dice, 100 %"].iloc[0] == "–"
+
+
+def test_a_mean_of_one_patient_stands_in_the_table_without_an_interval():
+    shown = results.table(statistics.intervals(statistics.bootstrap(None, cases([0.5]), replicates=20)))
+    assert shown["segment dice, 10 %"].tolist() == ["0.50 (no interval: too few patients)"]
 
 
 def test_strata_are_no_rows_of_the_table():

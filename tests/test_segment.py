@@ -1,6 +1,7 @@
 """The encoder inside a U-Net: loaded whole, trained on images with a lesion, measured in the size of the file."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scipy.spatial.distance import directed_hausdorff
 
 from mednb import encoders, segment, supervise
 from mednb.datasets import load
+from mednb.study.notebook import cells
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +183,13 @@ def test_a_unet_that_would_choose_on_test_stops_before_it_begins(images, path, m
 def test_a_dataset_without_masks_is_refused(images, path):
     with pytest.raises(ValueError, match="phantoms has no masks"):
         segment.label_efficiency(dataclasses.replace(images, stored_masks=None), path)
+
+
+def test_the_notebook_says_that_a_dataset_has_no_masks(images, monkeypatch):
+    monkeypatch.setattr("mednb.datasets.load", lambda *_: dataclasses.replace(images, stored_masks=None))
+    monkeypatch.setattr("mednb.results.origin", lambda *_: {})
+    values, first, *_ = cells(Path(__file__).parents[1] / "notebooks/06_segment.ipynb")
+    space = {}
+    exec(values["source"], space)
+    with pytest.raises(ValueError, match="phantoms has no masks: choose a dataset that has"):
+        exec(first["source"], space)

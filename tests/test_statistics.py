@@ -96,6 +96,47 @@ def test_an_interval_stays_within_what_a_score_can_be():
     assert 0 <= row["low"] < row["high"] <= 1
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_one_patient_has_a_mean_and_no_interval(seeds):
+    """Drawn anew it is always the same patient, who seemed to leave nothing to chance: p was 1e-16."""
+    both = [
+        cases(np.full((seeds, 1), 0.6) + 0.01 * np.arange(seeds)[:, None], range(seeds), label_fraction=f)
+        for f in (0.1, 1.0)
+    ]
+    both += [of.assign(dice=of["dice"] + 0.1, initialisation="simclr", run="s") for of in both]
+    drawn = statistics.bootstrap(None, pd.concat(both), replicates=50)
+    row = only(statistics.intervals(drawn), label_fraction=0.1, initialisation="none")
+    assert row["mean"] == pytest.approx(0.6 + 0.005 * (seeds - 1))
+    assert row[["low", "high"]].isna().all() and row["n_patients"] == 1
+    found = statistics.differences(drawn).query("metric == 'dice'")
+    assert found["difference"].tolist() == pytest.approx([0.1, 0.1])
+    assert found[["low", "high", "p", "p_holm"]].isna().all(axis=None)
+    assert statistics.labels_worth(drawn)["said"].tolist() == ["more than 100 %"] * 2
+
+
+def test_folds_of_one_patient_each_are_patients_only_together_with_their_seeds():
+    turning = [cases([0.5 + 0.1 * fold], (0,), fold=fold, run=f"r{fold}") for fold in range(2)]
+    turning = [of.assign(patient=of["patient"] + str(fold)) for fold, of in enumerate(turning)]
+    row = only(statistics.intervals(statistics.bootstrap(None, pd.concat(turning), replicates=20)))
+    assert (row["n_patients"], row["mean"]) == (2, pytest.approx(0.55))
+    assert row[["low", "high"]].isna().all()
+
+
+def test_one_patient_among_others_that_are_compared_with_it_gives_no_interval():
+    dice = np.random.default_rng(0).beta(5, 2, 30)
+    of = cases(dice).assign(scanner=["A"] + ["B"] * 29)
+    drawn = statistics.bootstrap(None, of, replicates=20)
+    terms = [(sign, {"stratum": f"scanner: {name}"}) for sign, name in ((1, "A"), (-1, "B"))]
+    found = statistics.contrast(drawn, terms)
+    assert found["n_patients"] == 30 and np.isnan([found[name] for name in ("low", "high", "p")]).all()
+
+
+def test_without_a_draw_that_can_be_measured_nothing_is_no_chance():
+    drawn = drawn_of(**dict(zip(("none", "simclr"), np.random.default_rng(3).beta(5, 2, (2, 1, 40)), strict=True)))
+    drawn.scores[:, 1:] = np.nan
+    assert np.isnan([statistics.contrast(drawn, PAIR)[name] for name in ("low", "high", "p")]).all()
+
+
 def test_nothing_measured_gives_no_intervals():
     drawn = statistics.bootstrap(pd.DataFrame(), None)
     assert statistics.intervals(drawn).empty

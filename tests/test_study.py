@@ -108,6 +108,36 @@ def test_a_point_can_do_without_some_stages(written):
     assert "points.stages: this study has no stage 'segmnt'; did you mean 'segment'?" in said
 
 
+def test_only_datasets_with_masks_are_segmented(written):
+    said = wrong(written(("pretrain", "segment"), {"dataset": ["phantoms", "iq_othnccd", "head_ct+iq_othnccd"]}))
+    sentence = "tiny.yml: stages.segment: iq_othnccd has no masks; Choose from phantoms, phantoms_mammography, "
+    assert sentence in said and said.endswith(", or leave the stage out")
+    assert "stages.segment: head_ct+iq_othnccd has no masks" in said
+    mixed = {"dataset": "phantoms+iq_othnccd"}
+    assert len(read(written(("pretrain", "segment"), mixed), without_data=True).runs) == 2
+    assert len(read(written(("pretrain", "classify"), {"dataset": "iq_othnccd"}), without_data=True).runs) == 2
+
+
+def test_a_decoder_is_only_taken_from_a_method_that_writes_one(tmp_path):
+    """It was found out when the segmentation of the first encoder failed."""
+    file = partial(tiny.study, tmp_path / "t.yml", stages={"pretrain": {}, "segment": {}})
+    both = {"seed": 0, "segment.initialise": ["encoder", "encoder-decoder"]}
+    said = wrong(file(grid=both | {"method": ["none", "simclr"]}))
+    assert "and method none writes none; leave it at encoder there, by `points`" in said
+    assert "and method simclr writes none; pretrain with `decoder: true`" in said
+    assert "method none" in wrong(file(grid=both | {"method": ["none", "simclr"], "pretrain.decoder": True}))
+    assert len(read(file(grid=both | {"method": "spark"})).runs) == 3
+    for asked in ({"decoder": True}, {"how": {"decoder": True}}):
+        assert (
+            len(
+                read(
+                    file(grid=both | {"method": "simclr"} | {f"pretrain.{name}": of for name, of in asked.items()})
+                ).runs
+            )
+            == 3
+        )
+
+
 def test_what_no_row_names_cannot_vary_in_a_grid(written, tmp_path):
     """A night later the report would refuse both runs: "tested twice for the same question"."""
     stubs = tiny.stages(tmp_path)
@@ -213,6 +243,17 @@ def test_everything_wrong_is_said_at_once(written):
         ("stages: {pretrian: {}}", "did you mean 'pretrain'?"),
         ("stages: {pretrain: {notebook: no.ipynb}}", "no.ipynb"),
         ("stages: {pretrain: {}, pretrain: {}}", "'pretrain' stands there twice"),
+        ("stages: {pretrain: {}}\ngrid: {1: 2}", "the key '1' is no name but of kind int; put it in quotes, in"),
+        ("stages: {pretrain: {}}\ngrid:\n  on: 2", "the key 'on' is no name but of kind bool"),
+        ("stages: {pretrain: {}}\ngrid: {~: 2}", "the key '~' is no name but of kind null"),
+        ("stages: {pretrain: {}}\ntitle: 2024-13-01", "month must be in 1..12"),
+        ("stages: {pretrain: {}}\npoints: [{stages: [[pretrain]]}]", "no stage ['pretrain']; did you mean 'pretrain'?"),
+        ("stages: {pretrain: {}}\npoints: [{stages: {a: 1}}]", "points.stages: this study has no stage {'a': 1}"),
+        ("stages: {probe: {notebook: 5}}", "stages.probe: notebook: 5 is no path of a notebook"),
+        ("stages: {pretrain: {}}\ngrid: {seed: []}", "grid.seed: the list is empty, so that nothing would run"),
+        ("stages: {pretrain: {}}\npoints: [{seed: []}]", "points.seed: the list is empty"),
+        ("stages: {pretrain: {epochs: 0}}", "stages.pretrain.epochs: 0 is too few; it is 1 or more"),
+        ("stages: {pretrain: {}, classify: {tasks: []}}", "stages.classify.tasks: the list is empty; give one value"),
     ],
 )
 def test_a_file_that_is_no_study_is_answered_with_a_sentence(tmp_path, text, sentence):
@@ -258,6 +299,26 @@ def test_the_report_is_done_again_when_its_claims_change(written):
     assert claims.stat().st_mtime == 1
     graph.write(read(written(("pretrain", "report"), {}, stand_ins=["Two."])), 1)
     assert claims.stat().st_mtime > 1
+
+
+def test_a_study_goes_on_from_any_folder(written, tmp_path, monkeypatch):
+    """From another one all paths were spelled otherwise, so that every run was done again."""
+    file = written(values={"pretrain": {"epochs": 2}}).absolute()
+    (tmp_path / "elsewhere").mkdir()
+    graph.write(read(file, out=tmp_path / "runs"), 1)
+    before = {path: path.read_text() for path in tmp_path.glob("runs/tiny/**/*.json")}
+    os.utime(next(iter(before)), (1, 1))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    plan = read(file, out=tmp_path / "runs")
+    graph.write(plan, 1)
+    assert {path: path.read_text() for path in tmp_path.glob("runs/tiny/**/*.json")} == before
+    assert plan.folder == tmp_path / "runs/tiny"
+    assert read(file, out="../runs", data=".").runs["report"].parameters["out"] == "runs/tiny/report"
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert read(file, out="../moved").runs["report"].parameters["out"] == str(tmp_path / "moved/tiny/report")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "moved").rename(tmp_path / "runs")
+    assert read(file).folder == Path("runs/tiny")
 
 
 # -------------------- bringing it up to date

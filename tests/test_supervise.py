@@ -56,6 +56,11 @@ def test_the_best_round_is_kept_not_the_last(bright_and_dark):
     assert not torch.equal(seen[1]["line.weight"], seen[3]["line.weight"])
 
 
+def test_a_score_that_is_no_number_chooses_nothing(bright_and_dark):
+    with pytest.raises(ValueError, match="the score on val is NaN: nothing can be chosen by it"):
+        supervise.fit(Mean(), *bright_and_dark, F.cross_entropy, lambda network: np.nan, steps=4, batch_size=4)
+
+
 @pytest.mark.parametrize("images", [3, 20, 100])
 def test_few_images_get_as_many_steps_as_many(images):
     steps = []

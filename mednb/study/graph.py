@@ -17,7 +17,7 @@ from mednb.files import write_json
 from mednb.machine import usable_cores
 from mednb.study import progress
 from mednb.study.notebook import RunFailed
-from mednb.study.plan import Plan
+from mednb.study.plan import Plan, short
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -59,7 +59,8 @@ def write(plan: Plan, threads: int) -> None:
 
     A run is old when the parameters.json it reads is newer; the report reads claims.json, too.
     """
-    config = {"study": plan.study, "folder": str(plan.folder), "cwd": str(Path.cwd()), "python": sys.executable}
+    config = {"study": plan.study, "folder": short(plan.folder, plan.cwd), "cwd": str(plan.cwd)}
+    config |= {"python": sys.executable}
     config |= {"threads": threads, "runs": []}
     for path, values in told(plan).items():
         if not holds(plan.folder / path, values):
@@ -73,7 +74,9 @@ def write(plan: Plan, threads: int) -> None:
 def told(plan: Plan) -> dict[str, dict]:
     """What stands in claims.json and in each run's parameters.json, by their paths in the study's folder."""
     claims = {"study": plan.study, "claims": plan.claims, "stand_ins": plan.stand_ins}
-    return {"claims.json": claims} | {f"{name}/parameters.json": each.task() for name, each in plan.runs.items()}
+    return {"claims.json": claims} | {
+        f"{name}/parameters.json": each.task(plan.cwd) for name, each in plan.runs.items()
+    }
 
 
 def holds(file: Path, values: dict) -> bool:

@@ -27,6 +27,8 @@ from pathlib import Path
 from mednb.files import write_json
 from mednb.parameter import Parameter
 
+CODE = "MEDNB_NOTEBOOK_CODE"  # the environment variable that tells a running notebook its `code_hash`
+
 
 class RunFailed(RuntimeError):
     """A notebook started and did not end well; the message says in which cell, why, and where it is kept."""
@@ -101,7 +103,7 @@ def run(notebook: str | Path, values: dict, out: str | Path, files: tuple[str, .
         stale.unlink(missing_ok=True)
     shutil.copyfile(notebook, part)  # so that something can be looked at even when no kernel comes up
     try:
-        with (out / "stderr.txt").open("w", encoding="utf-8") as stderr, kernel(stderr) as km:
+        with (out / "stderr.txt").open("w", encoding="utf-8") as stderr, kernel(stderr, code_hash(notebook)) as km:
             why = execute(notebook, part, values, km, stderr, bar)
     except KeyboardInterrupt:
         part.replace(failed)
@@ -163,9 +165,10 @@ def mark_last_cell(part: Path, cause: str) -> int:
 
 
 @contextmanager
-def kernel(stderr) -> Iterator:
+def kernel(stderr, code: str) -> Iterator:
     """A kernel manager whose kernel speaks over sockets in a private folder and is gone at the end, whatever happens.
 
+    code: the hash of the notebook's code, which the kernel finds in its environment and the ledger writes down.
     SIGTERM ends the block like Ctrl-C does, so that no kernel is left behind.
     """
     from jupyter_client.manager import AsyncKernelManager
@@ -173,7 +176,8 @@ def kernel(stderr) -> Iterator:
 
     class Kernel(AsyncKernelManager):
         async def _async_start_kernel(self, **options):
-            await super()._async_start_kernel(**options, stdout=stderr, stderr=stderr)
+            env = {**options.pop("env", os.environ), CODE: code}
+            await super()._async_start_kernel(**options, env=env, stdout=stderr, stderr=stderr)
 
         start_kernel = _async_start_kernel
 

@@ -22,10 +22,11 @@ Every point of the grid is pretrained, the other stages follow its pretraining, 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -84,12 +85,15 @@ class Run:
     files: tuple[str, ...]
     after: tuple[str, ...]
 
-    def task(self) -> dict:
-        """What `parameters.json` holds: the run is done again when any of it changes, the notebook's code included."""
+    def task(self, cwd: Path) -> dict:
+        """What `parameters.json` holds: the run is done again when any of it changes, the notebook's code included.
+
+        cwd: the folder in which the notebook is run, see `Plan`.
+        """
         return {
             "run": self.name,
             "stage": self.stage,
-            "notebook": short(self.notebook),
+            "notebook": short(self.notebook, cwd),
             "code": code_hash(self.notebook),
             "parameters": self.parameters,
             "files": list(self.files),
@@ -98,7 +102,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study at one profile: its runs by name, each after the runs that it waits for, and what it is to settle."""
+    """A study at one profile: its runs by name, each after the runs that it waits for, and what it is to settle.
+
+    cwd: the folder in which the notebooks run, and from which the paths in their values are seen: the current one, and
+    of a study that was begun in another, that one.
+    """
 
     study: str
     file: Path
@@ -108,6 +116,7 @@ class Plan:
     stand_ins: tuple[str, ...] = ()
     rate: float | None = None
     lacks: tuple[str, ...] = ()  # datasets and weights that are not where they are looked for
+    cwd: Path = field(default_factory=Path.cwd)
 
     def images_seen(self) -> list[int]:
         """How many images each run that pretrains will see; where only epochs are given, by the cards of its data."""
@@ -149,25 +158,27 @@ def read(
         if data is not None and not Path(data).is_dir():
             raise ValueError(f"--data {data}: there is no such folder")
         only = [point.pop("stages", [each.name for each in stages]) for point in points]
-        for name in {name for names in only for name in names} - settings["stages"].keys():
+        for name in (name for names in only for name in names if name not in list(settings["stages"])):
             wrong.append(f"points.stages: this study has no stage {name!r}; {choose(name, settings['stages'])}")
         if wrong := [*wrong, *misfits(grid, points, stages), *misclaimed(settings)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
-        folder = short(Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}"))
+        folder = Path(out) / (settings["study"] if profile == usual else f"{settings['study']}-{profile}")
+        cwd = begun_in(folder)
         given = {key: str(settings.get(key, "")) for key in ("study", "title", "question")}
-        given |= {"profile": profile or "", "runs": folder}
-        given |= {"data": short(Path(data))} if data is not None else {}
+        given |= {"profile": profile or "", "runs": short(folder, cwd)}
+        given |= {"data": short(Path(data), cwd)} if data is not None else {}
         at = [(grid | point, names) for point, names in zip(points, only, strict=True)]
         found = runs(at or [(grid, settings["stages"])], stages, given)
-        if wrong := [fault for run in found.values() for fault in misset(run.parameters)]:
+        if wrong := [*(fault for run in found.values() for fault in misset(run.parameters)), *unsegmentable(found)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
         if mixed := list(indistinct(found)):
             raise ValueError("\n".join(mixed))
-        lacks = tuple(absent(found))
+        lacks = tuple(absent(found, cwd))
         if lacks and not without_data:
             raise ValueError("\n".join(lacks))
         told = {"claims": tuple(settings["claims"]), "stand_ins": tuple(settings["stand_ins"])}
-        return Plan(settings["study"], file, Path(folder), found, **told, rate=settings.get("rate"), lacks=lacks)
+        told |= {"rate": settings.get("rate"), "lacks": lacks, "cwd": cwd}
+        return Plan(settings["study"], file, Path(short(folder, Path.cwd())), found, **told)
     except ValueError as error:
         lines = str(error).split("\n")
         raise ValueError("\n".join(line if line.startswith(" ") else f"{file}: {line}" for line in lines)) from None
@@ -178,6 +189,11 @@ class Strict(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            kind = key.tag.rpartition(":")[2]
+            if isinstance(key, yaml.ScalarNode) and kind not in ("str", "merge"):
+                where = str(key.start_mark).strip()
+                raise yaml.YAMLError(f"the key {key.value!r} is no name but of kind {kind}; put it in quotes, {where}")
         for name in names:
             if names.count(name) > 1:
                 raise yaml.YAMLError(f"the key {name!r} stands there twice, {str(node.start_mark).strip()}")
@@ -191,8 +207,8 @@ def load(file: Path) -> dict:
         raise FileNotFoundError(f"there is no study file {file}; notebooks/studies holds {', '.join(there)}")
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), Strict)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:  # of a date that does not exist, say
+        raise ValueError(f"{file} is not YAML of a study: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is no study: it has no keys; a study has {', '.join(KEYS)}")
     settings |= {"study": str(settings.get("study", file.stem))}
@@ -252,6 +268,8 @@ def stage_of(name: str, values: dict, beside: Path) -> Stage:
     own = values.pop("notebook", None)
     if own is None and name not in NOTEBOOKS:
         raise ValueError(f"a stage of this name needs a `notebook:`; {choose(name, NOTEBOOKS)}")
+    if not isinstance(own, (str, type(None))):
+        raise ValueError(f"notebook: {own!r} is no path of a notebook")
     path = beside / own if own else NOTEBOOKS[name]
     return Stage(name, path, parameters(path), values)
 
@@ -276,6 +294,8 @@ def misfits(grid: dict[str, list], points: list[dict[str, list]], stages: list[S
             if not takers:
                 near = choose(key.rpartition(".")[2], dict.fromkeys(name for stage in on_grid for name in stage.takes))
                 yield f"{where}.{key}: no notebook of this study has such a parameter; {near}"
+            if not values:
+                yield f"{where}.{key}: the list is empty, so that nothing would run; give one value at least"
             for value in values if takers else ():
                 yield from misfit(f"{where}.{key}", takers[0].takes[takers[0].value_of(key)], value, grid | given)
     everywhere = grid | {key: each for key, each in (points or [{}])[0].items() if all(key in p for p in points)}
@@ -398,7 +418,27 @@ def in_train(values: dict) -> int:
     return round(0.6 * min(images, values.get("limit") or images))
 
 
-def absent(found: dict[str, Run]) -> Iterator[str]:
+def unsegmentable(found: dict[str, Run]) -> Iterator[str]:
+    """One line for every dataset that is to be segmented without a mask, by its card, and for decoders that lack."""
+    from mednb.datasets import DATASETS
+
+    outlined = [name for name, module in DATASETS.items() if not module.CARD.masks.startswith("none")]
+    for run in (run for run in found.values() if run.stage == "segment"):
+        values, start = run.parameters, found[run.after[0]].parameters if run.after else {}
+        if not set(values.get("dataset", outlined[0]).split("+")) & set(outlined):
+            name = values["dataset"]
+            yield f"stages.segment: {name} has no masks; {choose(name, outlined)}, or leave the stage out"
+        if values.get("initialise") == "encoder-decoder" and "method" in start:
+            from mednb.methods import METHODS  # its import takes seconds
+
+            of, name = METHODS[start["method"]], start["method"]
+            asked = start.get("decoder") or (start.get("how") or {}).get("decoder")
+            if not (of.pretrains and (asked or of.has_decoder)):
+                what = "pretrain with `decoder: true`" if of.pretrains else "leave it at encoder there, by `points`"
+                yield f"initialise: encoder-decoder needs a decoder, and method {name} writes none; {what}"
+
+
+def absent(found: dict[str, Run], cwd: Path) -> Iterator[str]:
     """One line for every dataset, and for weights of ImageNet, that are not where the runs will look for them."""
     from mednb.datasets import DATASETS, data_root
     from mednb.datasets.located import places
@@ -406,7 +446,7 @@ def absent(found: dict[str, Run]) -> Iterator[str]:
     values = [run.parameters for run in found.values() if "dataset" in run.parameters]
     named = {(part, each.get("data")): None for each in values for part in each["dataset"].split("+")}
     for name, root in named:
-        card, here = DATASETS[name].CARD, data_root(root)
+        card, here = DATASETS[name].CARD, cwd / data_root(root)
         if card.folder and not any(place.exists() for place in places(here, card, DATASETS[name])[:-1]):
             yield f"dataset {name}: there is no folder {(here / card.folder).resolve()}; {card.how_to_get}"
     for name in {run.parameters["encoder"]: 0 for run in found.values() if run.parameters.get("method") == "imagenet"}:
@@ -427,7 +467,19 @@ def is_reference(value) -> bool:
     return isinstance(value, str) and value.startswith("$")
 
 
-def short(path: Path) -> str:
-    """A path as a person writes it: relative inside the current folder, absolute elsewhere; one place, one spelling."""
+def begun_in(folder: Path) -> Path:
+    """The folder from which the study in `folder` was first run: from elsewhere it goes on, and does not begin again.
+
+    The current one where it was never run, or was moved since.
+    """
+    path = folder / "plan.json"
+    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = Path(said.get("cwd", ""))
+    here = said and (before / said["folder"]).resolve() == folder.resolve()
+    return before if here else Path.cwd()
+
+
+def short(path: Path, cwd: Path) -> str:
+    """A path as a person in `cwd` writes it: relative inside it, absolute elsewhere; one place, one spelling."""
     whole = Path(os.path.normpath(path.absolute()))
-    return str(whole.relative_to(Path.cwd())) if whole.is_relative_to(Path.cwd()) else str(whole)
+    return str(whole.relative_to(cwd)) if whole.is_relative_to(cwd) else str(whole)

@@ -18,6 +18,8 @@ NAMED = {  # where the names stand that a parameter takes; of methods their file
     "tasks": "mednb.classify:TASKS",
     "initialise": "mednb.segment:INITIALISE",
 }
+LISTS = ("tasks", "fractions", "rates", "lengths")  # of which one value at least is needed
+LEAST = {"seed": 0} | dict.fromkeys(("epochs", "images_seen", "size", "limit", "batch_size", "steps", "draws"), 1)
 PASSED_ON = {"more": "mednb.datasets:load", "how": "mednb.pretrain:fit"}  # what takes further values
 APART = ("images_seen", "val", "options")  # parameters of their own
 
@@ -29,6 +31,10 @@ def faults(name: str, value: object) -> Iterator[str]:
         for part in value if isinstance(value, list) else str(value).split("+"):  # a mix names several datasets
             if part not in choices:
                 yield f"there is no {name} {part!r}; {choose(part, choices)}"
+    if name in LISTS and value == []:
+        yield "the list is empty; give one value at least" + (f". {choose('', names(name))}" if name in NAMED else "")
+    if name in LEAST and type(value) is int and value < LEAST[name]:
+        yield f"{value} is too few; it is {LEAST[name]} or more"
     if name in PASSED_ON and isinstance(value, dict):
         takes = PASSED_ON[name].rpartition(":")[2]
         takers = inspect.signature(resolve_name(PASSED_ON[name])).parameters.values()
