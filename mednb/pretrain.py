@@ -150,6 +150,12 @@ def check_budget(method: type[Method], n: int, batch_size: int, seen: int, accum
             f"batch_size {batch_size} is too small for {accumulate} parts on each of {devices} devices: a part needs "
             "two images"
         )
+    smallest = seen // max(1, -(-seen // n))  # epoch: all are cut to about one length
+    if 0 < smallest < 2 * accumulate * devices:
+        raise ValueError(
+            f"images_seen is {seen}, that is {-(-seen // n)} epochs of {smallest} images, too few for {accumulate} "
+            f"parts on each of {devices} devices: a part needs two images"
+        )
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise ValueError(f"devices is {devices}, but this machine has {torch.cuda.device_count()} GPUs")
 
@@ -424,6 +430,7 @@ class Pretraining(pl.LightningModule):
         elif name in ("sgd", "lars"):
             # lightly's LARS asks a GPU for the norms of each layer, in every step.
             kind = {"sgd": torch.optim.SGD, "lars": Lars}[name]
+            groups[0] |= {"always_adapt": True} if name == "lars" else {}  # also where nothing decays
             optimiser = kind(groups, lr=self.method.lr * share, momentum=0.9)
         else:
             raise ValueError(f"optimiser '{name}' is unknown; choose one of {', '.join(OPTIMISERS)}")

@@ -10,6 +10,7 @@ from tiny_methods import build, loss, train, views
 from torch import nn
 
 from mednb.methods.base import Crops
+from mednb.methods.swav import balanced
 
 
 def test_sinkhorns_rows_and_columns_add_up():
@@ -49,6 +50,26 @@ def test_swavs_small_crops_only_predict():
     torch.testing.assert_close(seen[0], method.project(every[0]))
 
 
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_small_crops_have_no_part_in_the_averages_of_the_batch_norms(name):
+    found = []
+    for crops in (4, 0):
+        method = build(name, small_crops=crops)
+        method.encoder.layer3.append(nn.BatchNorm2d(16))
+        if name == "dino":
+            method.teacher[0].layer3.append(nn.BatchNorm2d(16))
+        method.loss(*views(build(name, small_crops=4).crops)[: 2 + crops])
+        found.append(method.encoder.layer3[-1].running_mean.clone())
+        assert method.encoder.layer3[-1].momentum == 0.1
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_swavs_codes_are_numbers_however_sharp_they_are():
+    method = build("swav", epsilon=0.005)
+    z = F.normalize(method.prototypes.weight[:12].detach(), dim=1)  # each at a prototype
+    torch.testing.assert_close(method.codes(z, z[:0]).sum(1), torch.ones(12))
+
+
 def test_swavs_queue_joins_in_later_and_holds_the_last_projections():
     method = build("swav", queue=30)
     asked = []
@@ -85,8 +106,19 @@ def test_swavs_sign_is_the_number_of_prototypes_in_use():
     assert 2 < method.signs()["prototypes_in_use"] <= 8
 
 
+def test_dino_is_the_cross_entropy_of_the_students_and_the_teachers_balanced_classes():
+    method = build("dino", width=16, small_crops=1)
+    every = views(method.crops)
+    q = [balanced(method.teacher(x), 0.02) for x in every[:2]]
+    s = [(method.student()(x) / 0.1).log_softmax(1) for x in every]
+    pairs = [(0, 1), (0, 2), (1, 0), (1, 2)]
+    expected = -sum((q[v] * s[w]).sum(1).mean() for v, w in pairs) / 4
+    torch.testing.assert_close(method.loss(*every), expected)
+    assert method.signs()["classes_of_all"] == pytest.approx(12, abs=5) and not q[0].requires_grad
+
+
 def test_dino_is_the_cross_entropy_of_student_and_teacher_across_views():
-    method = build("dino", width=16)
+    method = build("dino", width=16, epsilon=None)
     method.crops = (Crops(2),)
     method.distillation.loss.center.normal_()
     every = views()
@@ -105,7 +137,7 @@ def test_dino_at_chance_is_the_log_of_the_number_of_classes():
 
 
 def test_dinos_teacher_gets_no_gradient_and_sees_large_crops_only():
-    method = build("dino")
+    method = build("dino", small_crops=4)
     seen = []
     method.teacher.register_forward_hook(lambda teacher, x, out: seen.append(x[0].shape[-1]))
     loss(method).backward()
@@ -114,7 +146,7 @@ def test_dinos_teacher_gets_no_gradient_and_sees_large_crops_only():
 
 
 def test_dinos_centre_is_a_moving_average_of_what_the_teacher_says():
-    method = build("dino", width=16)
+    method = build("dino", width=16, epsilon=None)
     every = views(method.crops)
     said = torch.stack([method.teacher(x) for x in every[:2]]).mean((0, 1))
     method.loss(*every)
@@ -143,7 +175,7 @@ class Says(nn.Module):
 
 
 def test_dinos_signs_tell_the_two_collapses_apart():
-    method = build("dino", width=16)
+    method = build("dino", width=16, epsilon=None)
     every = views(method.crops)
     method.teacher = Says(lambda x: torch.zeros(len(x), 16))  # says nothing
     method.loss(*every)

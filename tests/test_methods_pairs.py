@@ -81,7 +81,7 @@ def test_an_image_that_comes_twice_does_not_repel_itself():
     assert build("simclr").contrast(z, z, rows, rows).item() == pytest.approx((twins + others) / 2, abs=1e-5)
 
 
-def test_without_repeats_simclr_and_nnclr_compute_nt_xent_to_the_last_bit():
+def test_without_repeats_simclr_computes_nt_xent_to_the_last_bit():
     from lightly.loss import NTXentLoss
 
     gradients = []
@@ -214,8 +214,9 @@ def test_a_friend_is_the_nearest_of_other_images():
     support = torch.eye(4)[:3]
     method.support.push(support, torch.tensor([0, 1, 2]))
     z = torch.tensor([[3.0, 2.0, 0.0, 0.0], [3.0, 2.0, 0.0, 0.0]])
-    friends = method.friend(z, torch.tensor([5, 0]))
+    friends, rows = method.friend(z, torch.tensor([5, 0]))
     assert torch.equal(friends, support[:2])  # image 0 must look further than itself
+    assert rows.tolist() == [0, 1]
     assert not friends.requires_grad
 
 
@@ -226,9 +227,26 @@ def test_nnclr_is_nt_xent_between_friends_and_predictions():
     z = [method.head(method.encoder(x)) for x in every]
     p = [method.predictor(x) for x in z]
     friends = [method.friend(x, rows) for x in z]
-    expected = (method.nt_xent(friends[0], p[1]) + method.nt_xent(friends[1], p[0])) / 2
+    (f_a, of_a), (f_b, of_b) = friends
+    expected = (method.nt_xent(f_a, p[1], of_a, rows) + method.nt_xent(f_b, p[0], of_b, rows)) / 2
     torch.testing.assert_close(method.loss(*every, rows=rows, partners=rows), expected)
     assert torch.equal(method.support.keys.rows[:12], F.normalize(z[0].detach(), dim=1))
+
+
+def test_a_friend_does_not_repel_other_views_of_its_own_image():
+    """Image 0 has image 1 of the same batch as its friend, so that image 1's prediction is none of its negatives."""
+    method = build("nnclr", width=4, support=2)
+    method.support.push(torch.eye(4)[:2], torch.tensor([1, 8]))
+    z = torch.eye(4)[[0, 1]]
+    friends, of = method.friend(z, torch.tensor([0, 1]))
+    assert of.tolist() == [1, 8]
+    p = z.clone().requires_grad_()
+    method.nt_xent(friends[:1], p[:1], of[:1], torch.tensor([0])).backward()
+    both = method.nt_xent(friends, p, of, torch.tensor([0, 1]))
+    # Of friend 0 only its partner and friend 1 are left: image 1's prediction is a view of what it shows.
+    logits = torch.tensor([friends[0] @ z[0], friends[0] @ friends[1]]) / method.nt_xent.among_all.loss.temperature
+    alone = method.nt_xent(friends, p, torch.tensor([1, 8]), torch.tensor([0, 9]))
+    assert logits.logsumexp(0) - logits[0] < 1e-4 and both < alone
 
 
 # BYOL and SimSiam

@@ -395,12 +395,27 @@ def test_learning_rates_follow_the_batch_and_vectors_do_not_decay(images, monkey
         assert all(decays[id(p)] == (p.dim() > 1) for p in made.method.parameters())
 
 
+def test_lars_scales_its_steps_also_where_nothing_decays(images, monkeypatch):
+    moved = []
+    for decay in (0.0, 1e-9):
+        made = learner(images)
+        made.method.optimiser, made.method.weight_decay = "lars", decay
+        monkeypatch.setattr(type(made), "trainer", type("T", (), {"precision": "32-true"})(), raising=False)
+        (optimiser,), _ = made.configure_optimizers()
+        weight = next(p for p in optimiser.param_groups[0]["params"])
+        before, weight.grad = weight.detach().clone(), torch.ones_like(weight)
+        optimiser.param_groups[0]["lr"] = 1.0
+        optimiser.step()
+        moved.append((weight - before).norm().item())
+    assert moved[0] == pytest.approx(moved[1], rel=1e-3) and moved[0] > 0
+
+
 def test_views_below_32_pixels_are_computed_in_32_bits_on_the_processor(images, monkeypatch):
     """In bfloat16 the gradient of a ResNet's last stage was now and then no number there."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    asked = {method: pretrain.precision(learner(images, method=method).side) for method in ("simclr", "dino")}
-    assert asked == {"simclr": "bf16-mixed", "dino": "32-true"}
+    asked = [pretrain.precision(learner(images, method="swav", options=o).side) for o in ({}, {"small_crops": 2})]
+    assert asked == ["bf16-mixed", "32-true"]
 
 
 def test_an_unknown_optimiser_is_refused_with_the_choices(images, tmp_path, monkeypatch):
@@ -461,6 +476,13 @@ def test_a_batch_larger_than_the_set_is_refused_before_anything_is_written(image
     with pytest.raises(ValueError, match=f"batch_size must be between 2 and the number of images, {len(images)}"):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=500, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_epochs_that_are_too_short_to_be_cut_into_parts_are_refused(images, tmp_path):
+    some = images.take(slice(10))
+    with pytest.raises(ValueError, match="12, that is 2 epochs of 6 images, too few for 4 parts on each of 1 devices"):
+        pretrain.fit(some, "simclr", encoder="tiny", batch_size=10, images_seen=12, accumulate=4, out=tmp_path)
+    pretrain.fit(some, "simclr", encoder="tiny", batch_size=10, images_seen=12, accumulate=3, out=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["method", "pairs", "views", "encoder"])

@@ -106,6 +106,13 @@ def test_the_papers_number_of_cells_stays_visible_in_each_image(small, size, cel
     assert visible.flatten(1).sum(1).tolist() == [kept] * 5
 
 
+@pytest.mark.parametrize("hidden", [0.01, 0.12, 0.99])
+def test_a_mask_hides_one_cell_at_least_and_shows_one(small, hidden):
+    small.hidden = hidden
+    visible = small.mask(torch.arange(5), 2)
+    assert ((visible.sum((1, 2, 3)) > 0) & (visible.sum((1, 2, 3)) < 4)).all()
+
+
 def test_a_mask_is_its_images_own_whatever_else_is_in_the_batch(small):
     keys = key(0, 0, torch.arange(200))
     whole = small.mask(keys, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -179,7 +181,7 @@ class Keys(nn.Module):
     def __init__(self, length: int, width: int):
         super().__init__()
         self.keys = Queue(F.normalize(torch.randn(length, width), dim=1))
-        self.of = Queue(torch.full((length,), -1))
+        self.of = Queue(-1 - torch.arange(length))  # of no image, each of another one
 
     def push(self, k: Tensor, rows: Tensor) -> None:
         """Unit vectors (N, width) of the images in `rows` (N,)."""
@@ -198,7 +200,11 @@ class Keys(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Cosines of vectors (N, width) with `n` directions that are learnt: (N, n), in 32 bits."""
+    """Cosines of vectors (N, width) with `n` directions that are learnt: (N, n), in 32 bits.
+
+    They begin with a length of about the root of `width`, so that AdamW turns them by a few degrees within some hundred
+    steps: in short trainings it is the vectors that move.
+    """
 
     def __init__(self, width: int, n: int):
         super().__init__()
@@ -209,6 +215,24 @@ class Prototypes(nn.Module):
         weight = self.weight.detach() + 0 * self.weight if frozen else self.weight
         with torch.autocast(z.device.type, enabled=False):
             return F.normalize(z.float(), dim=1) @ F.normalize(weight, dim=1).T
+
+
+@contextmanager
+def uncounted(network: nn.Module) -> Iterator[None]:
+    """What passes a network inside has no part in the running averages of its batch norms.
+
+    Small crops have maps of a pixel or two in the last stages. Averages over them would fit no whole image, and whole
+    images are what the encoder is used for.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum
 
 
 def with_map(encoder: nn.Module, x: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ class NNCLR(Method):
 
     Two views of an image differ by what a policy can do; a friend differs by what nature can. The friends come from a
     support set, a queue of projections. In small sets an image would nearly always find itself there, so that only
-    other images may be friends.
+    other images may be friends. As in lightly, friends repel friends and predictions repel predictions, where the
+    paper has each prediction tell its friend from the other friends alone.
     """
 
     batch_size = 128
@@ -31,15 +32,15 @@ class NNCLR(Method):
         self.nt_xent = NTXent(temperature)
 
     @torch.no_grad()
-    def friend(self, z: Tensor, rows: Tensor) -> Tensor:
-        """NN(z, Q): for each projection (N, d) the most similar one of another image."""
-        similarities = self.support.similarities(F.normalize(z.float(), dim=1), rows)  # (N, Q)
-        return self.support.keys.rows[similarities.argmax(1)]
+    def friend(self, z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """NN(z, Q): for each projection (N, d) the most similar one of another image (N, d), and its row (N,)."""
+        nearest = self.support.similarities(F.normalize(z.float(), dim=1), rows).argmax(1)
+        return self.support.keys.rows[nearest], self.support.of.rows[nearest]
 
     def loss(self, a: Tensor, b: Tensor, rows: Tensor, partners: Tensor) -> Tensor:
         z_a, z_b = (self.head(self.encoder(x)) for x in (a, b))  # (N, d)
         p_a, p_b = self.predictor(z_a), self.predictor(z_b)  # (N, d)
-        loss = self.nt_xent(self.friend(z_a, rows), p_b, rows, partners)
-        loss = loss + self.nt_xent(self.friend(z_b, partners), p_a, partners, rows)
+        (friend_a, of_a), (friend_b, of_b) = self.friend(z_a, rows), self.friend(z_b, partners)
+        loss = self.nt_xent(friend_a, p_b, of_a, partners) + self.nt_xent(friend_b, p_a, of_b, rows)
         self.support.push(F.normalize(z_a.float(), dim=1), rows)
         return loss / 2

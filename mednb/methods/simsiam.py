@@ -21,7 +21,7 @@ class SimSiam(Method):
     def __init__(self, encoder: nn.Module, width: int = 512, stop_gradient: bool = True):
         super().__init__(encoder)
         self.head = SimSiamProjectionHead(encoder.width, width, width)
-        self.predictor = SimSiamPredictionHead(width, width // 4, width)  # h, a bottleneck
+        self.predictor = SimSiamPredictionHead(width, max(1, width // 4), width)  # h, a bottleneck
         self.similarity = InFloat32(NegativeCosineSimilarity())
         self.stop_gradient = stop_gradient
 

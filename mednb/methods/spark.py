@@ -59,12 +59,14 @@ class SparK(Method):
         return ((painted - target).square().mean(-1) * hidden).sum() / hidden.sum()
 
     def mask(self, keys: Tensor, f: int) -> Tensor:
-        """Which of f x f cells are visible: keys (N,) -> (N, 1, f, f) bool, equally many in each image, at least one.
+        """Which of f x f cells are visible: keys (N,) -> (N, 1, f, f) bool, equally many in each image, one or more,
+        never all.
 
         A mask is its image's own in an epoch: other images of the batch, devices or a resumed run change nothing.
         """
         order = uniform(keys, f * f).argsort(1).argsort(1)
-        return (order < max(1, round(f * f * (1 - self.hidden)))).view(-1, 1, f, f)
+        visible = max(1, min(f * f - 1, round(f * f * (1 - self.hidden))))
+        return (order < visible).view(-1, 1, f, f)
 
     def encode(self, x: Tensor, visible: Tensor) -> list[Tensor]:
         """The encoder's maps at strides 2 to 32 when only the visible cells (N, 1, f, f) of x exist; 0 elsewhere."""

@@ -7,7 +7,7 @@ from lightly.models.modules import SwaVProjectionHead
 from lightly.utils import dist
 from torch import Tensor, nn
 
-from mednb.methods.base import Crops, Method, Prototypes, Queue, gathered
+from mednb.methods.base import Crops, Method, Prototypes, Queue, gathered, uncounted
 
 
 class SwAV(Method):
@@ -55,12 +55,13 @@ class SwAV(Method):
     def codes(self, z: Tensor, queue: Tensor) -> Tensor:
         """Assignments q (N, K) of projections (N, d): each row adds up to 1, and the columns are equally full."""
         scores = self.prototypes(torch.cat([gathered(z), queue]))  # (W N + Q, K)
-        return sinkhorn(scores, epsilon=self.epsilon)[len(z) * dist.rank() :][: len(z)]
+        return balanced(scores, self.epsilon)[len(z) * dist.rank() :][: len(z)]
 
     def loss(self, *views: Tensor) -> Tensor:
         z = [self.project(x) for x in views[:2]]
         if len(views) > 2:
-            z += self.project(torch.cat(views[2:])).chunk(len(views) - 2)
+            with uncounted(self):
+                z += self.project(torch.cat(views[2:])).chunk(len(views) - 2)
         with torch.autocast(z[0].device.type, enabled=False):
             p = [self.prototypes(z_v, self.progress < self.frozen) / self.temperature for z_v in z]  # (N, K)
             losses, queued = [], int(self.pushed) if self.progress >= self.queue_from else 0
@@ -75,3 +76,11 @@ class SwAV(Method):
     def signs(self) -> dict[str, float]:
         """How many prototypes are in use: the exponential of the entropy of their mean probability."""
         return {"prototypes_in_use": float(torch.special.entr(self.use).sum().exp())}
+
+
+def balanced(scores: Tensor, epsilon: float) -> Tensor:
+    """Sinkhorn's algorithm: scores (N, K) -> (N, K), where each row adds up to 1 and the columns are equally full.
+
+    In 64 bits, since 32 do not hold exp(1 / 0.01).
+    """
+    return sinkhorn((scores - scores.max()).double(), epsilon=epsilon).float()

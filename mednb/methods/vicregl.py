@@ -13,7 +13,8 @@ class VICRegL(Method):
 
     Where a cell lies in the image is known, as the views were cut out by us: cells are matched with the nearest one of
     the other view, once by place and once by features, and the best matches take part. The map is the one at stride 16
-    (see DenseCL); of its cells 40 % of one view and 8 % of the other are matched, as in the paper (20 and 4 of 7 x 7).
+    (see DenseCL); of its cells 40 % of one view and 8 % of the other are matched, as in the authors' code (20 and 4 of
+    7 x 7; by the paper, 20 of large views and 4 of small ones).
     """
 
     batch_size = 128
