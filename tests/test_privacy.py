@@ -82,7 +82,7 @@ def test_nothing_of_who_it_is_leaves_the_reader(tmp_path):
     dicom(tmp_path / "a.dcm", PIXELS, **IDENTITY, BurnedInAnnotation="YES", WindowCenter=2000, WindowWidth=3000)
     raw = pixels.read(Archive(tmp_path), "a.dcm")
     assert raw.facts == {"burned_in": True}
-    kept = list(pixels.LAST.opened.values())[-1].header
+    kept = list(pixels.LAST.opened.values())[-1][1].header
     for keyword, value in IDENTITY.items():
         assert keyword not in kept
         for part in value.split("^"):

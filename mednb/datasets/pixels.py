@@ -183,16 +183,15 @@ CONTAINERS = {  # of videos; FFmpeg's names
     **dict.fromkeys([b"ftyp", b"moov", b"mdat", b"wide", b"free"], "mp4"),  # QuickTime's need not begin with their type
 }
 KEPT = 3  # films or volumes: one that is read frame by frame, and its masks
-LAST = threading.local()  # those that each thread has read last, in `opened`
+LAST = threading.local()  # those that each thread has read last, in `opened`: name -> version and what was opened
 
 
 def understood(archive: Archive, file: str) -> Opened:
     """The file, opened by what its first bytes say it is; a film or volume of before when it is asked for again."""
     where, kept = archive.where(file), LAST.__dict__.setdefault("opened", {})
-    key = where, archive.version(file)
-    if key in kept:
-        kept[key] = kept.pop(key)  # the last is the newest
-        return kept[key]
+    if where in kept and kept[where][0] == archive.version(file):
+        kept[where] = kept.pop(where)  # the last is the newest
+        return kept[where][1]
     data = archive.read(file)
     with named(where):
         format = next((MAGIC[magic] for magic in MAGIC if data.startswith(magic)), None)
@@ -200,7 +199,7 @@ def understood(archive: Archive, file: str) -> Opened:
             format = None
         opened = Picture(data, format) if format and not is_dicom(data) else film(archive, file, data)
     if format in (None, "GIF", "TIFF", "WEBP"):
-        kept[key] = opened
+        kept[where] = archive.version(file), opened
         for old in list(kept)[:-KEPT]:
             del kept[old]
     return opened
