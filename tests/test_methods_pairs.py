@@ -234,19 +234,18 @@ def test_nnclr_is_nt_xent_between_friends_and_predictions():
 
 
 def test_a_friend_does_not_repel_other_views_of_its_own_image():
-    """Image 0 has image 1 of the same batch as its friend, so that image 1's prediction is none of its negatives."""
-    method = build("nnclr", width=4, support=2)
-    method.support.push(torch.eye(4)[:2], torch.tensor([1, 8]))
-    z = torch.eye(4)[[0, 1]]
-    friends, of = method.friend(z, torch.tensor([0, 1]))
-    assert of.tolist() == [1, 8]
-    p = z.clone().requires_grad_()
-    method.nt_xent(friends[:1], p[:1], of[:1], torch.tensor([0])).backward()
-    both = method.nt_xent(friends, p, of, torch.tensor([0, 1]))
-    # Of friend 0 only its partner and friend 1 are left: image 1's prediction is a view of what it shows.
-    logits = torch.tensor([friends[0] @ z[0], friends[0] @ friends[1]]) / method.nt_xent.among_all.loss.temperature
-    alone = method.nt_xent(friends, p, torch.tensor([1, 8]), torch.tensor([0, 9]))
-    assert logits.logsumexp(0) - logits[0] < 1e-4 and both < alone
+    """Here all friends are images of the same batch, whose predictions must be none of their negatives."""
+    method, rows = build("nnclr", support=12), torch.arange(12)
+    every = views()
+    z = [method.head(method.encoder(x)) for x in every]
+    p = [method.predictor(x) for x in z]
+    method.support.push(F.normalize(z[0].detach(), dim=1), rows)
+    (f_a, of_a), (f_b, of_b) = (method.friend(x, rows) for x in z)
+    assert (of_a != rows).all() and (of_b != rows).all()
+    told = (method.nt_xent(f_a, p[1], of_a, rows) + method.nt_xent(f_b, p[0], of_b, rows)) / 2
+    untold = (method.nt_xent(f_a, p[1], rows, rows) + method.nt_xent(f_b, p[0], rows, rows)) / 2
+    assert told < untold - 0.01
+    torch.testing.assert_close(method.loss(*every, rows=rows, partners=rows), told)
 
 
 # BYOL and SimSiam

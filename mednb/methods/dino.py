@@ -27,7 +27,7 @@ class DINO(Method):
     chance is log(width).
 
     `small_crops` are further views of half the side, which the student alone sees. Kept is the student; the authors
-    evaluate the teacher, which in a short training is still half what it was at random.
+    evaluate the teacher, in which a short training leaves some of its random start.
     """
 
     batch_size = 64
