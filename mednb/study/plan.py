@@ -470,12 +470,12 @@ def is_reference(value) -> bool:
 def begun_in(folder: Path) -> Path:
     """The folder from which the study in `folder` was first run: from elsewhere it goes on, and does not begin again.
 
-    The current one where it was never run, or was moved since.
+    The current one where it was never run, was moved since, or where that folder is gone.
     """
     path = folder / "plan.json"
     said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     before = Path(said.get("cwd", ""))
-    here = said and (before / said["folder"]).resolve() == folder.resolve()
+    here = said and before.is_dir() and (before / said["folder"]).resolve() == folder.resolve()
     return before if here else Path.cwd()
 
 
