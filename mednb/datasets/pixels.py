@@ -265,7 +265,7 @@ class Picture:
     alone = True
 
     def __init__(self, data: bytes, format: str):
-        self.format = format
+        self.data, self.format = data, format
         with quiet() if format == "TIFF" else nullcontext():
             self.image = plugins()[format](io.BytesIO(data))
         sized(*self.image.size)
@@ -275,6 +275,8 @@ class Picture:
 
     def read(self, frame: int, colours: bool) -> Raw:
         image = self.image
+        if frame == 0 and (values := self.plain()) is not None:
+            return Raw(values)
         if frame != image.tell():
             there(frame, self.frames())
             image.seek(frame)
@@ -297,6 +299,22 @@ class Picture:
         if image.mode.startswith("I;16") or (image.mode == "I" and self.format == "PGM"):
             values = values.astype(np.uint16, copy=False)
         return Raw(values)
+
+    def plain(self) -> np.ndarray | None:
+        """A PNG of 8 bits, grey or in colours without transparency, by kornia, which takes a third of Pillow's time.
+
+        None for other files, and for those that it refuses: Pillow reads them, or says why it cannot.
+        """
+        image = self.image
+        if self.format != "PNG" or image.tile[0].args not in ("L", "RGB") or "transparency" in image.info:
+            return None
+        from kornia_rs import io as kornia
+
+        try:
+            values = kornia.decode_image_png_u8(self.data, image.size[::-1], "rgb" if image.mode == "RGB" else "mono")
+        except Exception:
+            return None
+        return values if image.mode == "RGB" else values[..., 0]
 
 
 # ---------------------------------------------------------------------------------------------- what is wrong with it
