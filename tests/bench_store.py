@@ -4,10 +4,11 @@
 
 BUSI and BUS-BRA at 128 pixels. The bare loop decodes and resizes the same files, images and masks, into arrays, with
 Pillow and nothing else, by threads and by processes; the better one counts. "needed" is the same loop, by processes,
-with what a store cannot do without: each file's SHA-256, and a second, smaller picture for near-duplicates. Both are
-held against what the store does between knowing the files and having all pixels on the disk ("decoding": with masks
-that are measured, the journal and fsync), and against all that building takes. The sides take turns, since a machine
-has moods. The processes of both are there before the clock starts.
+with what a store cannot do without: each file's SHA-256, and a second, smaller picture for near-duplicates. "kornia" is
+the bare loop with the decoder that the store has for images. All are held against what the store does between knowing
+the files and having all pixels on the disk ("decoding": with masks that are measured, the journal and fsync), and
+against all that building takes. The sides take turns, since a machine has moods. The processes of both are there before
+the clock starts.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import kornia_rs
 import numpy as np
 from PIL import Image
 
@@ -36,12 +38,16 @@ SIZE = 128
 MODULES = (busi, busbra)
 
 
-def bare(jobs: list[tuple[str, bool]], needed: bool = False) -> None:
+def bare(jobs: list[tuple[str, bool]], needed: bool = False, kornia: bool = False) -> None:
     small = np.empty((len(jobs), SIZE, SIZE), np.uint8)
     for at, (file, is_mask) in enumerate(jobs):
         content = Path(file).read_bytes()
         with Image.open(io.BytesIO(content)) as image:
-            grey = image.convert("L")
+            if kornia and not is_mask:
+                decoded = kornia_rs.io.decode_image_png_u8(content, image.size[::-1], "mono")
+                grey = Image.fromarray(decoded[..., 0])
+            else:
+                grey = image.convert("L")
         small[at] = grey.resize((SIZE, SIZE), Image.Resampling.BOX if is_mask else Image.Resampling.BILINEAR)
         if needed:
             hashlib.sha256(content).hexdigest()
@@ -107,11 +113,13 @@ def main() -> None:
                 processes.map(bare, parts)
             with clocked(spent, "needed"):
                 processes.starmap(bare, zip(parts, itertools.repeat(True)))
+            with clocked(spent, "kornia"):
+                processes.starmap(bare, zip(parts, itertools.repeat(False), itertools.repeat(True)))
             build(asked.data, spent)
             print(", ".join(f"{name} {seconds:.2f}" for name, seconds in spent.items()))
             turns.append(spent)
     of = {key: np.array([spent[key] for spent in turns]) for key in turns[0]}
-    loops = {"bare": np.minimum(of["bare threads"], of["bare processes"]), "needed": of["needed"]}
+    loops = {"bare": np.minimum(of["bare threads"], of["bare processes"]), "needed": of["needed"], "kornia": of["kornia"]}
     stages = {"decoding": "decoding into the store", "store": "with listing, groups, splits and tables"}
     for (loop, seconds), (stage, said) in itertools.product(loops.items(), stages.items()):
         ratio = seconds / of[stage]
