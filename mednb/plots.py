@@ -815,7 +815,7 @@ def speed(rows: pd.DataFrame) -> Figure:
             found = there[there["size"] == size].groupby("pipeline")["views_per_second"]
             median = found.median()
             for y, name in enumerate(names):
-                ours = name == "mednb"
+                ours = name.startswith("mednb")
                 ax.barh(y, median[name], height=0.7, color="#0072b2" if ours else "#c9c9c9")
                 each = found.get_group(name)
                 ax.plot(each, np.full(len(each), y), "|", color="#222222", markersize=7)

@@ -7,6 +7,7 @@ machine then slows all of them. A pipeline is an endless stream of batches of tw
 - `torchvision`: the same recipe by torchvision's transforms v2 on tensors, in the same workers.
 - `kornia`: the same recipe by kornia, a batch at once, on the device.
 - `mednb`: `pretrain.fit` as it is, in the precision that it chooses.
+- `mednb, compiled`: on a GPU, the same in a training of more than half an hour, for which it compiles the encoder.
 - `model alone`: the network in the same precision, on views that are already there: the limit of a loop as one writes
   it.
 - `model alone, 32 bits`: the limit of those above, which compute in 32 bits as their documentation does.
@@ -38,13 +39,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
-from mednb import encoders, pretrain, views
+from mednb import encoders, pretrain, views, watch
 from mednb.datasets import Images
 from mednb.graphs import AS_THEY_COME, Recorded
 from mednb.machine import memory_kept, usable_cores
 from mednb.methods import METHODS
 
+OURS, COMPILED = "mednb", "mednb, compiled"
 LIMIT, LIMIT_32, REPLAYED = "model alone", "model alone, 32 bits", "model alone, replayed"
+ON_GPUS = (COMPILED, REPLAYED)
 VERSIONED = ("torch", "torchvision", "lightly", "kornia")
 
 
@@ -167,7 +170,8 @@ PIPELINES = {
     "lightly": lightly,
     "torchvision": torchvision,
     "kornia": kornia,
-    "mednb": mednb,
+    OURS: mednb,
+    COMPILED: mednb,
     LIMIT: ready,
     LIMIT_32: ready,
     REPLAYED: ready,
@@ -185,24 +189,24 @@ def measure(setting: Setting, repetitions: int = 3) -> pd.DataFrame:
     workers), `load` (the machine's, before), and those of `machine`.
     """
     rows, on_gpu = [], setting.device.type == "cuda"
-    pipelines = [name for name in PIPELINES if on_gpu or name != REPLAYED]
+    pipelines = [name for name in PIPELINES if on_gpu or name not in ON_GPUS]
     bar = tqdm(desc=f"{setting.images.size} pixels", total=repetitions * len(pipelines), delay=2, disable=None)
     for repetition in range(repetitions):
         steps = None
         # The limit comes first: from it follows how many steps fill the time.
         for pipeline in sorted(pipelines, key=lambda name: name != LIMIT):
-            ours = pipeline in ("mednb", LIMIT, REPLAYED)
+            ours = pipeline in (OURS, COMPILED, LIMIT, REPLAYED)
             precision = pretrain.precision(setting.images.size) if ours else "32-true"
             said = {"size": setting.images.size, "pipeline": pipeline, "precision": precision}
             said |= {"repetition": repetition, "load": round(os.getloadavg()[0], 2)}
             with memory(setting.device) as taken:
-                if pipeline == "mednb":
-                    found = in_earnest(setting, steps)
+                if pipeline in (OURS, COMPILED):
+                    found = in_earnest(setting, steps, long=pipeline == COMPILED)
                 else:
                     found, taken["workers"] = trained(setting, pipeline, precision, steps)
             steps = steps or max(3, math.ceil(setting.seconds * found / (2 * setting.batch_size)))
             rows.append({"what": "training", **said, "views_per_second": found, "gigabytes": sum(taken.values())})
-            if PIPELINES[pipeline] is not ready:
+            if PIPELINES[pipeline] is not ready and pipeline != COMPILED:
                 found, _ = pace(setting, pipeline, lambda a, b: None, seconds=setting.seconds / 4)
                 rows.append({"what": "views", **said, "precision": "32-true", "views_per_second": found})
             bar.update()
@@ -261,9 +265,12 @@ def pace(
     raise RuntimeError(f"{pipeline} ran out of images")
 
 
-def in_earnest(setting: Setting, steps: int) -> float:
-    """Views per second of the second epoch of `pretrain.fit`, with all that it does between steps and epochs."""
-    ended = {}
+def in_earnest(setting: Setting, steps: int, long: bool = False) -> float:
+    """Views per second of the second epoch of `pretrain.fit`, with all that it does between steps and epochs.
+
+    long: as in a long training.
+    """
+    ended, usual = {}, watch.LONG
 
     class Timed(METHODS["simclr"]):
         def after_step(self, step: int, of: int) -> None:
@@ -275,11 +282,13 @@ def in_earnest(setting: Setting, steps: int) -> float:
     rows = np.resize(np.arange(len(setting.images)), steps * setting.batch_size)
     known = {"views": setting.policy, "encoder": setting.encoder, "batch_size": setting.batch_size}
     METHODS["timed"] = Timed
+    watch.LONG = 0.0 if long else math.inf
     try:
         with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
             pretrain.fit(setting.images.take(rows), "timed", **known, epochs=2, out=out)
     finally:
         del METHODS["timed"]
+        watch.LONG = usual
     return 2 * setting.batch_size * steps / (ended[2 * steps] - ended[steps])
 
 
@@ -345,6 +354,6 @@ def ratios(rows: pd.DataFrame) -> pd.DataFrame:
     """
     of = ["device", "batch_size", "what", "size"]
     wide = rows.pivot_table("views_per_second", [*of, "repetition"], "pipeline")
-    times = wide.rdiv(wide["mednb"], axis=0).drop(columns="mednb").melt(value_name="times", ignore_index=False)
+    times = wide.rdiv(wide[OURS], axis=0).drop(columns=OURS).melt(value_name="times", ignore_index=False)
     grouped = times.dropna().groupby([*of, "pipeline"])["times"]
     return grouped.agg(median="median", lowest="min", highest="max").reset_index()

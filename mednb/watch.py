@@ -30,6 +30,7 @@ from mednb.study.progress import duration
 METRICS = ["epoch", "step", "loss", "lr", "views_per_second", "data_wait"]
 METRICS += ["spread", "effective_rank", "alignment", "uniformity"]
 METRICS += ["projection_spread", "projection_uniformity", "prediction_spread", "knn"]
+LONG = 1800.0  # seconds; in longer trainings it pays to compile the encoder (`Pretraining.fuse`)
 KEPT = ("start", "rows", "losses", "seconds", "waited", "images_seen")  # in a checkpoint
 
 
@@ -65,9 +66,11 @@ class Watch(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, learner) -> None:
         trainer.should_stop = learner.global_step == learner.steps  # killed after the last step
         self.start = self.start or geometry(learner.look())
-        told = estimate(learner)
+        seconds, told = estimate(learner)
         if trainer.is_global_zero:
             print(told)
+        if seconds > LONG:
+            learner.fuse()
         # On the other stream a notebook would show it in red.
         where = {"file": sys.stdout, "mininterval": 5, "disable": not trainer.is_global_zero}
         begun = {"total": learner.seen, "initial": self.images_seen}
@@ -354,8 +357,9 @@ def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20
     return float(metrics.auroc(val.labels, p, np.ones((1, len(p))))[0])
 
 
-def estimate(learner) -> str:
-    """How long the rest of a training will take, and in how much memory, from the second of two steps of a copy.
+def estimate(learner) -> tuple[float, str]:
+    """How long the rest of a training will take, in seconds and in words, and in how much memory, from the second of
+    two steps of a copy.
 
     Of a GPU this is the peak; of the processor what the process holds after them, less than its peak. Steps that a GPU
     will replay take longer before they are recorded.
@@ -374,7 +378,7 @@ def estimate(learner) -> str:
     steps = learner.steps - learner.global_step
     images = len(views[0]) * dist.world_size()
     about = "less than" if isinstance(learner.learn, Recorded) else "about"
-    return (
+    return steps * seconds, (
         f"{about} {duration(steps * seconds)} for {steps:,} steps of {images} images, {len(views)} views of each, "
         f"in {used / 2**30:.1f} GB"
     )

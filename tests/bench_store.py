@@ -119,7 +119,11 @@ def main() -> None:
             print(", ".join(f"{name} {seconds:.2f}" for name, seconds in spent.items()))
             turns.append(spent)
     of = {key: np.array([spent[key] for spent in turns]) for key in turns[0]}
-    loops = {"bare": np.minimum(of["bare threads"], of["bare processes"]), "needed": of["needed"], "kornia": of["kornia"]}
+    loops = {
+        "bare": np.minimum(of["bare threads"], of["bare processes"]),
+        "needed": of["needed"],
+        "kornia": of["kornia"],
+    }
     stages = {"decoding": "decoding into the store", "store": "with listing, groups, splits and tables"}
     for (loop, seconds), (stage, said) in itertools.product(loops.items(), stages.items()):
         ratio = seconds / of[stage]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mednb import classify, embed, encoders, pretrain, segment, speed, views
+from mednb import classify, embed, encoders, pretrain, segment, speed, views, watch
 from mednb.datasets import load
 from mednb.graphs import AS_THEY_COME, Recorded
 from mednb.methods import METHODS
@@ -104,6 +104,19 @@ def test_a_recorded_training_is_the_training(images, tmp_path, monkeypatch, in_3
     assert (recorded - as_it_comes).norm() < 0.2 * moved
 
 
+@pytest.mark.parametrize("name", ["simclr", "moco"])
+def test_a_long_training_is_compiled_and_is_the_training(images, tmp_path, monkeypatch, in_32_bits, name):
+    values = {"options": {"lr": 1e-4}}
+    as_it_comes = trained(images, tmp_path / "a", name, **values)
+    compiled, compiler = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda what, **how: compiled.append(what) or compiler(what, **how))
+    monkeypatch.setattr(watch, "LONG", 0.0)
+    fused = trained(images, tmp_path / "b", name, **values)
+    assert len(compiled) == 1 + (2 if name == "moco" else 1)  # a trial, and each encoder
+    start = torch.cat([p.flatten() for p in encoders.build("resnet18", images.stored_pixels.ndim - 2, 0).parameters()])
+    assert (fused - as_it_comes).norm() < 0.2 * (as_it_comes - start).norm()
+
+
 def test_nothing_is_recorded_when_asked_not_to(images, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "Recorded", lambda *_: pytest.fail("something was recorded"))
     trained(images, tmp_path, "simclr", replay=False)
@@ -182,5 +195,5 @@ def test_learning_with_labels_runs_and_its_networks_come_home(images, tmp_path):
 def test_the_machine_is_named_and_the_replayed_limit_is_measured(images):
     rows = speed.measure(speed.Setting(images, batch_size=8, workers=0, seconds=0.05), repetitions=1)
     assert set(rows["device"]) == {torch.cuda.get_device_name()}
-    assert speed.REPLAYED in set(rows["pipeline"])
+    assert {speed.REPLAYED, speed.COMPILED} <= set(rows["pipeline"])
     assert (rows.query("what == 'training'")["gigabytes"] > 0).all()

@@ -1,6 +1,7 @@
 """Pretraining leaves an encoder and its curves, repeats itself, and goes on where it stopped."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 
 from mednb import encoders, pretrain, segment, views, watch
 from mednb.datasets import load
+from mednb.graphs import Recorded
 from mednb.methods import METHODS
 from mednb.methods.base import Crops, OfProjections
 
@@ -119,6 +121,85 @@ def test_an_encoder_that_was_trained_hears_no_more(images, tmp_path, monkeypatch
         assert not network._forward_hooks
         assert not deepcopy(network)._forward_hooks
     assert not any(module._forward_hooks for module in made[0].method.modules())
+
+
+def long_one(images, monkeypatch, method="byol", encoder="tiny"):
+    """A learner whose steps are to be replayed, as on a GPU."""
+    made = learner(images, method=method, encoder=encoder)
+    made.learn = object.__new__(Recorded)
+    made.deal(0)
+    plugin = SimpleNamespace(train_step_context=nullcontext)
+    monkeypatch.setattr(pretrain.Pretraining, "trainer", SimpleNamespace(precision_plugin=plugin))
+    return made
+
+
+def test_the_encoders_of_a_long_training_are_compiled_while_they_train(images, monkeypatch):
+    called = []
+    monkeypatch.setattr(torch, "compile", lambda plain, dynamic: lambda x: called.append(len(x)) or plain(x))
+    made, x = long_one(images, monkeypatch), torch.rand(3, 1, 32, 32)
+    expected = [deepcopy(network)(x) for network in made.networks()]
+    made.fuse()
+    called.clear()
+    made.calls.clear()
+    assert len(made.networks()) == 2  # byol's target is one of them
+    for network, as_it_was in zip(made.networks(), expected, strict=True):
+        torch.testing.assert_close(network.train()(x), as_it_was)
+        assert called.pop() == 3
+        network.eval()(x)
+        assert not called
+    assert [name for name, *_ in made.calls].count("encoder") == 2  # still overheard
+    made.stop_hearing()
+    made.method.encoder.train()(x)
+    assert not called
+
+
+class Unrecorded(Recorded):
+    """What a GPU would record, called as it comes."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, *given):
+        return self.function(*given)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile needs")
+def test_a_training_that_is_compiled_is_the_training(images, tmp_path, monkeypatch):
+    values = {"method": "byol", "encoder": "tiny", "batch_size": 8, "epochs": 2}
+    monkeypatch.setattr(pretrain, "precision", lambda side: "32-true")
+    plain = pretrain.fit(images, out=tmp_path / "plain", **values)
+    setup, compiled, compiler = pretrain.Pretraining.setup, [], torch.compile
+
+    def as_on_a_gpu(self, stage):
+        setup(self, stage)
+        self.learn = Unrecorded(self.learn)
+
+    monkeypatch.setattr(pretrain.Pretraining, "setup", as_on_a_gpu)
+    monkeypatch.setattr(torch, "compile", lambda what, **how: compiled.append(what) or compiler(what, **how))
+    monkeypatch.setattr(watch, "LONG", 0.0)
+    fused = pretrain.fit(images, out=tmp_path / "fused", **values)
+    assert len(compiled) == 3  # a trial, the encoder, its moving average
+    assert "forward" not in vars(fused)
+    start = encoders.build("tiny", seed=0)
+    a, b, c = (torch.cat([p.detach().flatten() for p in network.parameters()]) for network in (plain, fused, start))
+    assert (a - b).norm() < 0.05 * (a - c).norm()
+
+
+@pytest.mark.parametrize("method", ["densecl", "spark"])
+def test_methods_that_look_into_their_encoder_have_it_as_it_comes(images, monkeypatch, method):
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("it was compiled"))
+    long_one(images, monkeypatch, method, "resnet18").fuse()
+
+
+def test_where_nothing_can_be_compiled_a_warning_says_so_and_training_goes_on(images, monkeypatch):
+    def no_compiler(*_, **__):
+        raise RuntimeError("Failed to find C compiler.\nPlease install one.")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    made = long_one(images, monkeypatch)
+    with pytest.warns(UserWarning, match="goes on without it: Failed to find C compiler.$"):
+        made.fuse()
+    assert all("forward" not in vars(network) for network in made.networks())
 
 
 @pytest.fixture(scope="module")

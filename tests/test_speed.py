@@ -76,7 +76,7 @@ def test_the_blur_of_others_has_an_odd_kernel_of_a_tenth_of_the_image():
 def test_all_pipelines_are_measured_in_turns(setting):
     rows = speed.measure(setting, repetitions=2)
     training, alone = (rows[rows["what"] == what] for what in ("training", "views"))
-    here = [name for name in speed.PIPELINES if torch.cuda.is_available() or name != speed.REPLAYED]
+    here = [name for name in speed.PIPELINES if torch.cuda.is_available() or name not in speed.ON_GPUS]
     assert list(training["pipeline"]) == [name for name in here for _ in range(2)]
     assert list(dict.fromkeys(alone["pipeline"])) == ["lightly", "torchvision", "kornia", "mednb"]
     assert (rows["views_per_second"] > 0).all()
@@ -88,9 +88,10 @@ def test_all_pipelines_are_measured_in_turns(setting):
 
 
 def test_pretraining_is_timed_as_it_is_and_leaves_no_method_behind(setting):
-    before = dict(speed.METHODS)
-    assert speed.in_earnest(setting, steps=3) > 0
-    assert before == speed.METHODS
+    before = dict(speed.METHODS), speed.watch.LONG
+    for long in (False, True):
+        assert speed.in_earnest(setting, steps=3, long=long) > 0
+    assert before == (speed.METHODS, speed.watch.LONG)
 
 
 def test_memory_is_the_peak_of_a_block():
