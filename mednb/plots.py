@@ -803,6 +803,8 @@ def speed(rows: pd.DataFrame) -> Figure:
     settings = list(rows[["device", "batch_size"]].drop_duplicates().itertuples(index=False, name=None))
     lines = [(*setting, what) for setting in settings for what in titles]
     sizes, pipelines = sorted(set(rows["size"])), list(dict.fromkeys(rows["pipeline"]))
+    kinds = [name.split(",")[0] for name in pipelines]
+    pipelines = sorted(pipelines, key=lambda name: kinds.index(name.split(",")[0]))  # those of one kind side by side
     figure = Figure(figsize=(3.4 * len(sizes) + 1.2, 2.1 * len(lines) + 0.3), layout="constrained")
     axes = figure.subplots(len(lines), len(sizes), squeeze=False)
     for (device, batch, what), of_line in zip(lines, axes, strict=True):
@@ -815,6 +817,8 @@ def speed(rows: pd.DataFrame) -> Figure:
             found = there[there["size"] == size].groupby("pipeline")["views_per_second"]
             median = found.median()
             for y, name in enumerate(names):
+                if name not in median:
+                    continue
                 ours = name.startswith("mednb")
                 ax.barh(y, median[name], height=0.7, color="#0072b2" if ours else "#c9c9c9")
                 each = found.get_group(name)

@@ -134,6 +134,55 @@ def test_16_bit_grey_is_read_as_it_was_written(tmp_path, ending):
     assert raw.values.dtype == np.uint16 and (raw.values == DEEP).all()
 
 
+def by_pillow(path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels.Picture, "plain", lambda self: None)
+        return read(path).values
+
+
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_a_plain_png_has_the_pixels_that_pillow_finds_in_it(tmp_path, monkeypatch, level):
+    ramp = np.add.outer(np.arange(61), np.arange(47)).astype(np.uint8)  # of all kinds of filters
+    for name, image in {
+        "noise": GREY,
+        "ramp": ramp,
+        "colour": COLOUR,
+        "both": np.stack([ramp, ramp // 2, 0 * ramp], 2),
+    }.items():
+        path = saved(tmp_path, image, f"{name}.png", compress_level=level)
+        assert pixels.Picture(path.read_bytes(), "PNG").plain() is not None
+        assert (read(path).values == image).all()
+        assert (by_pillow(path, monkeypatch) == image).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
+def test_a_png_of_another_kind_is_left_to_pillow(tmp_path, mode):
+    path = tmp_path / "a.png"
+    (Image.fromarray(DEEP) if mode == "I;16" else Image.fromarray(COLOUR).convert(mode)).save(path)
+    assert pixels.Picture(path.read_bytes(), "PNG").plain() is None
+    Image.fromarray(GREY).save(path, transparency=3)
+    assert pixels.Picture(path.read_bytes(), "PNG").plain() is None
+
+
+def test_a_png_is_damaged_where_pillow_says_so_and_nowhere_else(tmp_path, monkeypatch):
+    whole = saved(tmp_path, GREY, "a.png").read_bytes()
+    cut = [whole[:end] for end in range(60, len(whole), 97)]
+    turned = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in range(60, len(whole), 97)]
+    refused = 0
+    for content in cut + turned:
+        (tmp_path / "b.png").write_bytes(content)
+        try:
+            expected = by_pillow(tmp_path / "b.png", monkeypatch)
+        except ValueError as error:
+            refused += 1
+            with pytest.raises(ValueError, match=r"b\.png cannot be read as an image") as found:
+                read(tmp_path / "b.png")
+            assert str(found.value) == str(error)
+        else:
+            assert (read(tmp_path / "b.png").values == expected).all()
+    assert refused > 20
+
+
 @pytest.mark.parametrize(
     ("mode", "colour", "grey"),
     [

@@ -418,6 +418,21 @@ def test_speeds_have_a_panel_for_each_size_of_each_device_in_training_and_alone(
     assert titles[-1] == "views alone, 224 x 224 pixels, 256 images"
 
 
+def test_a_pipeline_that_was_measured_at_some_sizes_has_a_bar_there_beside_its_kind():
+    rows = pd.DataFrame(
+        {"device": "H100", "cores": 16, "batch_size": 64, "what": what, "size": size, "pipeline": name}
+        | {"views_per_second": 100.0}
+        for what in ("training", "views")
+        for size in (64, 128)
+        for name in ("mednb", "model alone", "mednb, compiled")
+        if (size, name) != (64, "mednb, compiled")
+    )
+    figure = plots.speed(rows)
+    assert_sound(figure, 2 * 2)
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["mednb", "mednb, compiled", "model alone"]
+    assert [len(ax.patches) for ax in figure.axes[:2]] == [2, 3]
+
+
 @pytest.mark.parametrize(
     ("draw", "arguments"),
     [
