@@ -294,13 +294,14 @@ class Pretraining(pl.LightningModule):
     def fuse(self) -> None:
         """Have torch.compile make few kernels of many in the encoder and its moving averages, where steps are replayed.
 
-        On an H100 a ResNet-18 then takes 0.70 to 0.80 of the time for a step; compiling takes some 20 seconds for each
-        length of batch. Only while it trains, since evaluation has batches of many lengths. Where torch.compile does
-        not work, as without a C compiler, a warning says so and nothing changes.
+        On an H100 a ResNet-18 then takes 0.70 to 0.80 of the time for a step. Only while it trains, since evaluation
+        has batches of many lengths. Where torch.compile does not work, as without a C compiler, a warning says so and
+        nothing changes.
         """
         of_maps = self.method.looks_at_maps or hasattr(self.method, "decoder")  # they ask for parts of the encoder
         if of_maps or not isinstance(self.learn, Recorded):
             return
+        print("compiling the encoder, which takes some 20 seconds for each length of batch")
         views, _ = self.views(self.dealt[1][0])
         trial = deepcopy(self.method.encoder)
         try:

@@ -306,7 +306,9 @@ class Picture:
         None for other files, and for those that it refuses: Pillow reads them, or says why it cannot.
         """
         image = self.image
-        if self.format != "PNG" or image.tile[0].args not in ("L", "RGB") or "transparency" in image.info:
+        if self.format != "PNG" or "transparency" in image.info:
+            return None
+        if [tile.args for tile in image.tile] not in (["L"], ["RGB"]):  # 8 bits
             return None
         from kornia_rs import io as kornia
 

@@ -30,7 +30,7 @@ class DINO(Method):
     evaluate the teacher, in which a short training leaves some of its random start.
     """
 
-    batch_size = 64
+    batch_size = 32  # many steps: the teacher must move far from where it was drawn, for which `m` is low, too
     lr = 2e-3
     clip = 3.0
     frozen, warmup = 0.02, 0.3  # shares of the training
@@ -40,7 +40,7 @@ class DINO(Method):
         encoder: nn.Module,
         width: int = 1024,
         hidden: int = 512,
-        m: float = 0.99,
+        m: float = 0.9,
         epsilon: float | None = 0.02,
         small_crops: int = 0,
     ):
