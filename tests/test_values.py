@@ -22,6 +22,8 @@ from mednb.study.values import NAMED, faults, misset, names
         ("fractions", [], "the list is empty; give one value at least"),
         ("rates", [], "the list is empty"),
         ("lengths", [], "the list is empty"),
+        ("fractions", [0.1, 1, 1.0], "1.0 stands in the list twice"),
+        ("tasks", ["knn", "linear", "knn"], "'knn' stands in the list twice"),
         ("draws", 0, "0 is too few; it is 1 or more"),
         ("epochs", 0, "0 is too few"),
         ("size", 0, "0 is too few"),

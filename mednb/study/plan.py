@@ -473,7 +473,10 @@ def begun_in(folder: Path) -> Path:
     The current one where it was never run, was moved since, or where that folder is gone.
     """
     path = folder / "plan.json"
-    said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        raise ValueError(f"{path} is damaged; delete it, and the study goes on from the current folder") from None
     before = Path(said.get("cwd", ""))
     here = said and before.is_dir() and (before / said["folder"]).resolve() == folder.resolve()
     return before if here else Path.cwd()

@@ -33,6 +33,9 @@ def faults(name: str, value: object) -> Iterator[str]:
                 yield f"there is no {name} {part!r}; {choose(part, choices)}"
     if name in LISTS and value == []:
         yield "the list is empty; give one value at least" + (f". {choose('', names(name))}" if name in NAMED else "")
+    if name in LISTS and isinstance(value, list):
+        twice = [each for at, each in enumerate(value) if each in value[:at]]
+        yield from (f"{each!r} stands in the list twice; its numbers would count twice, too" for each in twice)
     if name in LEAST and type(value) is int and value < LEAST[name]:
         yield f"{value} is too few; it is {LEAST[name]} or more"
     if name in PASSED_ON and isinstance(value, dict):
