@@ -17,8 +17,9 @@ class BYOL(Method):
 
     The target gets no gradient: it is a moving average of the online network with momentum `tau`, which rises to 1 over
     the training. Without the predictor, or with a gradient through the target (`stop_gradient=False`), a constant would
-    be a perfect answer. Trainings of some hundred steps need a lower `tau` and small batches, or the target hardly leaves
-    where it was drawn: 0.9 and batches of 16 in the study `methods`. The loss is 2 - 2 cos, between 0 and 4, averaged over both directions.
+    be a perfect answer. Where there are only some hundred steps, a target that moves faster was better: the study
+    `methods` takes a `tau` of 0.9 and batches of 16. The loss is 2 - 2 cos, between 0 and 4, averaged over both
+    directions.
     """
 
     batch_size = 64  # it needs no negatives, but many steps: the target must move far from where it was drawn
