@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import re
 import threading
 import time
 import warnings
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -148,9 +151,11 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
         journal = Journal(folder, module.shown(index) if hasattr(module, "shown") else str)
         journal.add([], archive.told())
 
+    Row = namedtuple("Row", ["Index", *index.columns], rename=True)
+
     def work(rows: list[tuple]) -> tuple[list[dict], list[str]]:
         """Some images into their places; what was noticed of each, and the files that were read for them."""
-        known = []
+        known, rows = [], [Row._make(row) for row in rows]
         block = {name: np.zeros((len(rows), *shelf.shape[1:]), shelf.dtype) for name, shelf in shelves.items()}
         for at, row in enumerate(rows):
             try:
@@ -177,9 +182,9 @@ def read_rows(index: pd.DataFrame, work: Callable, journal: Journal, shelves: di
     """Have all rows that are not done yet worked on by all cores, some at a time, and mark what is done."""
     from tqdm import tqdm
 
-    rows, missing = index.itertuples(), len(index) - len(journal.done)
+    rows, missing = index.itertuples(name=None), len(index) - len(journal.done)
     chunks = iter(lambda: list(islice(rows, CHUNK)), [])
-    todo = (chunk for chunk in chunks if chunk[-1].Index not in journal.done)
+    todo = (chunk for chunk in chunks if chunk[-1][0] not in journal.done)
     bar = tqdm(desc=f"decoding {len(index):,} images once", total=len(index), delay=2, disable=None)
     marked = time.monotonic()
     with bar, closing(spread(work, todo, missing)) as found:
@@ -217,16 +222,25 @@ def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
 def sent(work: Callable) -> Callable:
     """The same work for other processes, which find there the cache and the salt that this process has now.
 
-    They are kept from one store to the next, and their environment is that of the moment when they began.
+    They are kept from one store to the next, and their environment is that of the moment when they began. The work is
+    packed once: it is larger than what it is done on.
     """
-    here, now = os.getpid(), {"MEDNB_CACHE": str(store.cache()), "MEDNB_SALT": os.environ.get("MEDNB_SALT", "")}
+    import cloudpickle
 
-    def there(one):
-        if os.getpid() != here:
-            os.environ.update(now)
-        return work(one)
+    now = {"MEDNB_CACHE": str(store.cache()), "MEDNB_SALT": os.environ.get("MEDNB_SALT", "")}
+    return partial(there, cloudpickle.dumps(work), os.getpid(), now)
 
-    return there
+
+def there(packed: bytes, here: int, now: dict[str, str], one: object) -> object:
+    """What packed work returns, with the environment of process `here`."""
+    if os.getpid() != here:
+        os.environ.update(now)
+    return unpacked(packed)(one)
+
+
+@lru_cache(1)
+def unpacked(packed: bytes) -> Callable:
+    return pickle.loads(packed)
 
 
 def read(module: ModuleType, archive: Archive, row: tuple, settings: Settings) -> tuple:

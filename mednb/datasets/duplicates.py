@@ -21,9 +21,12 @@ tried. Where it is too low, everything hangs together in one group, and `mednb d
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
+
+from mednb.machine import usable_cores
 
 SIDE = 48
 SCALE = 6.0  # standard deviation, in thumbnail pixels, of the neighbourhood that an image is normalised by
@@ -31,6 +34,7 @@ THRESHOLD = 0.5
 MARGIN = 0.05  # how much lower the correlation of two hashes may be than that of their thumbnails
 SAME = 0.9  # above it, one image tells a network little that the other one did not: see `curated`
 TILE = 4096  # images that are compared with as many at a time
+FEW = 256  # images that a processor's own memory holds while they are prepared
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -72,13 +76,17 @@ def hashes(values: np.ndarray) -> np.ndarray:
 
 
 def prepared(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised thumbnails (in half precision: 5 kB an image) and their hashes, some thousand at a time."""
+    """Normalised thumbnails (in half precision: 5 kB an image) and their hashes, by all cores."""
     values = np.empty((len(thumbnails), SIDE * SIDE), np.float16)
     short = np.empty((len(thumbnails), 252), np.float32)
-    for start in range(0, len(thumbnails), TILE):
-        rows = slice(start, start + TILE)
+
+    def prepare(start: int) -> None:
+        rows = slice(start, start + FEW)
         exact = normalised(thumbnails[rows])
         values[rows], short[rows] = exact, hashes(exact)
+
+    with ThreadPoolExecutor(usable_cores()) as threads:
+        list(threads.map(prepare, range(0, len(thumbnails), FEW)))
     return values, short
 
 

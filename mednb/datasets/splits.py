@@ -215,7 +215,7 @@ def leaks(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def split_hash(table: pd.DataFrame) -> str:
     """16 hexadecimal digits that change when any image moves to another split."""
-    rows = sorted(zip(unsalted(table["image_id"]), table["split"], strict=True))
+    rows = sorted(zip(unsalted(table["image_id"]).tolist(), table["split"].tolist(), strict=True))
     return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
 
 
