@@ -32,7 +32,7 @@ from mednb.datasets.archive import MANY, Archive
 from mednb.files import whole, write_json
 from mednb.machine import usable_cores
 
-CHUNK = 16  # images that a worker takes at a time
+CHUNK = 32  # images that a worker takes at a time
 FEW = 500  # images; of more it takes longer to read them than to start processes for it
 DARK = 2**14  # 16 bits of which none is set above make a picture of less than a quarter of the brightness
 EVERY = 2.0  # seconds between two marks of what is done
