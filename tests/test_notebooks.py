@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mednb import claims
+from mednb import claims, datasets
 from mednb.study.notebook import cells, is_parameters, parameters, run
 from mednb.study.plan import FILES, NOTEBOOKS, load, read, within
 
@@ -117,3 +117,18 @@ def test_the_toys_test_encoders_of_a_mix_on_the_patients_of_its_members():
     for path in STUDIES:
         values = [run.parameters for run in read(path, "toy").runs.values() if run.stage == "pretrain"]
         assert not [said for said in values if "+" in said["dataset"] and said["limit"] is not None], path.stem
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_toys_have_images_to_learn_from(path):
+    plan = read(path, "toy")
+    asked = [run.parameters for run in plan.runs.values() if run.stage == "pretrain"]
+    kinds = ("dataset", "size", "fold", "limit", "more")
+    each = {repr(values): values for values in ([of[name] for name in kinds] for of in asked)}
+    for dataset, size, fold, limit, more in each.values():
+        images = datasets.load(dataset, size=size, fold=fold, limit=limit, **more).where(split="train")
+        assert len(images) > 40
+        if "+" in dataset:
+            shares = images.table.groupby(more["balance"])["weight"].sum()
+            assert shares.to_numpy() == pytest.approx([len(images) / len(shares)] * len(shares))

@@ -108,6 +108,8 @@ def load(
     members = None
     if module.CARD.folder == "":  # all have one name, and a study may learn from one of them and be tested on another
         members = {f"{name} {store.key_of(str(data_root(root).resolve()))[:8]}": found.split_hashes[fold]}
+    if "organ" not in table:  # what is drawn shows one
+        table = table.assign(organ=card.organ)
     table.insert(3, "split", store.names(found.splits[fold]))
     table.insert(4, "fold", fold)
     images = Images(
