@@ -20,7 +20,6 @@ is written as `contrast: [{weight: 1, where: {...}}, ...]`: a difference of diff
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mednb import files, results
+from mednb import files, metrics, results
 from mednb.results import COLUMNS, MAIN_METRIC, markdown
 from mednb.study.values import choose
 
@@ -147,6 +146,8 @@ def faults_of(said: dict):
         return
     if said.get("task") not in list(MAIN_METRIC):
         yield f"task: there is no task {said.get('task')!r}; {choose(said.get('task'), MAIN_METRIC)}"
+    elif (said.get("metric") or MAIN_METRIC[said["task"]]) not in (known := metrics.of(said["task"])):
+        yield f"metric: {said['task']} has no {said['metric']!r}; {choose(said['metric'], known)}"
     if said.get("expects", "more") not in EXPECTS:
         yield f"expects: {said['expects']!r}; {choose(said['expects'], EXPECTS)}"
     smallest = said.get("smallest")
@@ -196,7 +197,7 @@ def of(study: str | Path) -> tuple[list[Claim], list[str]]:
     path = Path(study) / "claims.json"
     if not path.is_file():
         return [], []
-    said = json.loads(path.read_text(encoding="utf-8"))
+    said = files.read_json(path)
     return read(said["claims"], said["study"]), said["stand_ins"]
 
 

@@ -27,6 +27,14 @@ def whole(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def read_json(path: str | Path) -> dict:
+    """What a file of `write_json` holds; ValueError that names it when it is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it, and run what wrote it again") from error
+
+
 def write_json(path: str | Path, values: dict) -> None:
     """Write `values` as indented JSON, whole."""
     with whole(path) as aside:

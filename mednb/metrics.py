@@ -83,6 +83,11 @@ LOWER_IS_BETTER = ("ece", "hd95", "false_alarms")
 UNBOUNDED = ("hd95", "false_alarms")  # all others are between 0 and 1
 
 
+def of(task: str) -> tuple[str, ...]:
+    """The names of the metrics that a task is measured by."""
+    return SEGMENTATION if task == "segment" else tuple(metric.__name__ for metric in CLASSIFICATION)
+
+
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """The reliability diagram: one row for each bin of confidence that holds an image.
 

@@ -6,7 +6,6 @@ The figures are drawn by 07_report, one by one, with `keep`; `write` puts the pa
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -290,7 +289,7 @@ def _first(rows: pd.DataFrame, otherwise: str) -> pd.DataFrame:
 def _reading(folder: Path) -> dict:
     """What else the run gave to `datasets.load`: its limit and further values; the plan of the study knows."""
     path = folder / "parameters.json"
-    said = json.loads(path.read_text(encoding="utf-8")).get("parameters", {}) if path.is_file() else {}
+    said = files.read_json(path).get("parameters", {}) if path.is_file() else {}
     return {"limit": said.get("limit"), **(said.get("more") or {})}
 
 
@@ -614,7 +613,7 @@ def in_words(values: Iterable) -> str:
 def _took(folders: Iterable[Path]) -> str:
     """The wall time of runs, mean and all together, as their processes wrote it down; "–" where they did not."""
     paths = [path for folder in folders if (path := folder / "status.json").is_file()]
-    seconds = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in paths]
+    seconds = [files.read_json(path)["seconds"] for path in paths]
     return f"{duration(sum(seconds) / len(seconds))} ({duration(sum(seconds))})" if seconds else "–"
 
 

@@ -101,10 +101,7 @@ def read_run(folder: str | Path) -> dict:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} is not the folder of a finished run")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
+    return files.read_json(path)
 
 
 def about(images: Images, seed: int) -> dict:
@@ -262,7 +259,7 @@ def finished(study: str | Path) -> pd.DataFrame:
 def _planned(study: str | Path) -> set[str] | None:
     """The names of the runs in the study's plan, which `mednb run` leaves beside them."""
     path = Path(study) / "plan.json"
-    return {run["name"] for run in json.loads(path.read_text(encoding="utf-8"))["runs"]} if path.is_file() else None
+    return {run["name"] for run in files.read_json(path)["runs"]} if path.is_file() else None
 
 
 def _initialisations(runs: pd.DataFrame) -> list[str]:

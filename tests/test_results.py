@@ -44,7 +44,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"run.json is missing"):
         results.read_run(tmp_path)
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run.json is not JSON"):
+    with pytest.raises(ValueError, match=r"run.json is damaged \(.*delete it"):
         results.read_run(tmp_path)
 
 

@@ -26,13 +26,22 @@ from mednb.study.values import NAMED, faults, misset, names
         ("tasks", ["knn", "linear", "knn"], "'knn' stands in the list twice"),
         ("draws", 0, "0 is too few; it is 1 or more"),
         ("epochs", 0, "0 is too few"),
-        ("size", 0, "0 is too few"),
+        ("size", 8, "8 is too few; it is 16 or more"),
         ("limit", 0, "0 is too few"),
         ("steps", -3, "-3 is too few"),
         ("seed", -1, "-1 is too few; it is 0 or more"),
         ("more", {"arround": "lesion"}, "load takes no 'arround'; did you mean 'around'?"),
         ("more", {"fold": 3}, "load takes no 'fold'"),  # a parameter of its own
+        ("more", {"resize": "squash"}, "resize is 'squash'; it is one of 'stretch', 'pad', 'crop_to_body'."),
+        ("more", {"around": ["lesion"]}, "around is ['lesion']; it is one of None, 'lesion'"),
+        ("more", {"window": "lungs"}, "window is 'lungs'; it is a name (lung, mediastinum"),
+        ("more", {"bits": 12}, "bits is 12; it is one of 8, 16"),
+        ("more", {"balance": "label"}, "balance: 'label'; Choose from modality, organ, source"),
+        ("more", {"curate": "no"}, "curate: 'no' is no true or false; its default is False"),
         ("how", {"acumulate": 2}, "fit takes no 'acumulate'; did you mean 'accumulate'?"),
+        ("how", {"accumulate": 0}, "accumulate: 0 is too few; it is 1 or more"),
+        ("how", {"devices": "two"}, "devices: 'two' is no whole number; its default is 1"),
+        ("how", {"replay": 1}, "replay: 1 is no true or false"),
     ],
 )
 def test_a_wrong_value_is_a_sentence_that_offers_the_choices(name, value, said):
@@ -49,6 +58,8 @@ def test_a_wrong_value_is_a_sentence_that_offers_the_choices(name, value, said):
         ("fractions", [0.01, 1.0]),
         ("fold", 4),
         ("more", {"around": "lesion", "table": "my.csv", "balance": "organ"}),
+        ("more", {"window": [-100, 200], "bits": 16, "curate": True, "across": 0.5}),
+        ("more", {"balance": None, "around": None}),
         ("how", {"accumulate": 2, "devices": 2, "stop_on_collapse": True}),
         ("epochs", 3),
     ],
@@ -72,6 +83,7 @@ def test_the_names_of_methods_are_those_of_their_files():
         ),
         ("moco", {"queue": "long"}, "queue: 'long' is no whole number; its default is 1024. Its options: width (whole"),
         ("spark", {"cell": 8.5}, "cell: 8.5 is no whole number"),
+        ("spark", {"cell": 24}, "size: no cells of 12 to 24 pixels fill images of 50: take a multiple of 32"),
         ("spark", {"encoder": "resnet18"}, "spark has no option 'encoder'"),
         ("byol", {"lr": -1}, "lr is -1.0, and should be 0 or more"),
         ("byol", {"tau": 1.5}, "tau is 1.5, and should be from 0 to 1"),
@@ -84,11 +96,12 @@ def test_the_names_of_methods_are_those_of_their_files():
     ],
 )
 def test_an_option_that_the_method_does_not_have_is_a_sentence_that_lists_those_it_has(method, options, said):
-    (fault,) = misset({"method": method, "options": options})
+    (fault,) = misset({"method": method, "options": options, "size": 50})
     assert said in fault
 
 
 def test_every_method_says_what_can_be_set_and_takes_it():
+    assert not list(misset({"method": "spark", "options": {"cell": 8}, "size": 64}))
     assert not list(misset({"method": "moco", "options": {"queue": 65536, "temperature": 1, "clip": 5, "lr": 1e-4}}))
     for name, method in methods.METHODS.items():
         known = methods.options(name)

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mednb.files import write_json
+from mednb.files import read_json, write_json
 from mednb.machine import usable_cores
 from mednb.study import progress
 from mednb.study.notebook import RunFailed
@@ -80,7 +81,9 @@ def told(plan: Plan) -> dict[str, dict]:
 
 
 def holds(file: Path, values: dict) -> bool:
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(values))
+    with suppress(OSError, ValueError):  # what is missing or damaged is written anew
+        return read_json(file) == json.loads(json.dumps(values))
+    return False
 
 
 def files(plan: Plan, name: str) -> tuple[list[str], list[str]]:

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mednb.files import write_json
+from mednb.files import read_json, write_json
 from mednb.parameter import Parameter
 
 CODE = "MEDNB_NOTEBOOK_CODE"  # the environment variable that tells a running notebook its `code_hash`
@@ -225,7 +225,7 @@ def main(folder: str) -> int:
     """Run what `<folder>/parameters.json` says, for Snakemake; how it goes is told by `<folder>/status.json`."""
     end_with_parent(os.getppid())
     folder, started = Path(folder), time.time()
-    task = json.loads((folder / "parameters.json").read_text(encoding="utf-8"))
+    task = read_json(folder / "parameters.json")
 
     def tell(state: str, **more):
         times = {"started": started, "seconds": time.time() - started}

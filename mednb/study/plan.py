@@ -22,7 +22,6 @@ Every point of the grid is pretrained, the other stages follow its pretraining, 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from pathlib import Path
 
 import yaml
 
+from mednb.files import read_json
 from mednb.parameter import Parameter
 from mednb.study.notebook import code_hash, parameters, unknown
 from mednb.study.values import choose, faults, misset
@@ -473,10 +473,7 @@ def begun_in(folder: Path) -> Path:
     The current one where it was never run, was moved since, or where that folder is gone.
     """
     path = folder / "plan.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        raise ValueError(f"{path} is damaged; delete it, and the study goes on from the current folder") from None
+    said = read_json(path) if path.is_file() else {}
     before = Path(said.get("cwd", ""))
     here = said and before.is_dir() and (before / said["folder"]).resolve() == folder.resolve()
     return before if here else Path.cwd()

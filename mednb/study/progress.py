@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from statistics import fmean
 
+from mednb.files import read_json
 from mednb.study.plan import Plan
 
 
 def told(plan: Plan) -> dict[str, dict]:
     """What every run says of itself in its `status.json`: state (running, done, failed, stopped), seconds, why."""
     files = {name: plan.folder / name / "status.json" for name in plan.runs}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
 def line(plan: Plan, todo: set[str], jobs: int) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Collection, Iterator
+from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
+
+from mednb.parameter import Parameter
 
 METHODS = Path(__file__).parents[1] / "methods"
 NAMED = {  # where the names stand that a parameter takes; of methods their files, because importing them takes seconds
@@ -19,7 +22,8 @@ NAMED = {  # where the names stand that a parameter takes; of methods their file
     "initialise": "mednb.segment:INITIALISE",
 }
 LISTS = ("tasks", "fractions", "rates", "lengths")  # of which one value at least is needed
-LEAST = {"seed": 0} | dict.fromkeys(("epochs", "images_seen", "size", "limit", "batch_size", "steps", "draws"), 1)
+COUNTS = ("epochs", "images_seen", "limit", "batch_size", "steps", "draws", "accumulate", "devices")
+LEAST = {"seed": 0, "size": 16} | dict.fromkeys(COUNTS, 1)
 PASSED_ON = {"more": "mednb.datasets:load", "how": "mednb.pretrain:fit"}  # what takes further values
 APART = ("images_seen", "val", "options")  # parameters of their own
 
@@ -39,10 +43,7 @@ def faults(name: str, value: object) -> Iterator[str]:
     if name in LEAST and type(value) is int and value < LEAST[name]:
         yield f"{value} is too few; it is {LEAST[name]} or more"
     if name in PASSED_ON and isinstance(value, dict):
-        takes = PASSED_ON[name].rpartition(":")[2]
-        takers = inspect.signature(resolve_name(PASSED_ON[name])).parameters.values()
-        known = [each.name for each in takers if each.kind is each.KEYWORD_ONLY and each.name not in APART]
-        yield from (f"{takes} takes no {key!r}; {choose(key, known)}" for key in value if key not in known)
+        yield from refused(PASSED_ON[name], value)
     if name == "fold" and isinstance(value, int):
         from mednb.datasets.store import FOLDS
 
@@ -53,15 +54,50 @@ def faults(name: str, value: object) -> Iterator[str]:
         yield from (f"{each:g} is no share of the labels; all of them are 1.0, and a tenth is 0.1" for each in shares)
 
 
+def refused(function: str, values: dict) -> Iterator[str]:
+    """A sentence for everything in `values` that a function (of `PASSED_ON`) would refuse."""
+    from mednb.datasets import mixes
+    from mednb.datasets.decode import Settings
+
+    takes = inspect.signature(resolve_name(function)).parameters
+    known = {name: each for name, each in takes.items() if each.kind is each.KEYWORD_ONLY and name not in APART}
+    right = {}
+    for name, value in values.items():
+        if name not in known:
+            yield f"{function.rpartition(':')[2]} takes no {name!r}; {choose(name, known)}"
+        elif value is not None or "None" not in known[name].annotation:
+            try:
+                right[name] = Parameter(name, known[name].default, "").accept(value)
+            except ValueError as error:
+                yield str(error)
+            else:
+                yield from (f"{name}: {fault}" for fault in faults(name, value))
+    try:
+        Settings(**{each.name: right[each.name] for each in fields(Settings) if each.name in right})
+    except (TypeError, ValueError) as error:
+        yield str(error)
+    if right.get("balance", mixes.BALANCES[0]) not in mixes.BALANCES:
+        yield f"balance: {right['balance']!r}; {choose(right['balance'], mixes.BALANCES)}"
+
+
 def misset(values: dict) -> Iterator[str]:
-    """A sentence when the `options` in a notebook's values are not those of its `method`."""
-    if values.get("options") and "method" in values:
+    """A sentence when the `options`, or the `size`, in a notebook's values do not fit its `method`."""
+    options = values.get("options") or {}
+    if options and "method" in values:
         from mednb.methods import accepted  # its import takes seconds
 
         try:
-            accepted(values["method"], values["options"])
+            accepted(values["method"], options)
         except ValueError as error:
             yield f"options: {error}"
+            return
+    if values.get("method") == "spark" and "size" in values:
+        from mednb.methods.spark import cell_of
+
+        try:
+            cell_of(values["size"], options.get("cell"))
+        except ValueError as error:
+            yield f"size: {error}"
 
 
 def names(of: str) -> list[str]:
