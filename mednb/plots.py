@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, cycle, product
+from itertools import chain, cycle, product, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -510,32 +510,72 @@ def label_efficiency(scores: pd.DataFrame, metrics: Mapping[str, str] = MAIN_MET
 
     scores: what `statistics.intervals` gives. A band reaches from the lowest seed to the highest, an upright line is
     the interval over seeds and patients. `metrics`: which metric stands for each task. Many initialisations have a
-    panel for each pretraining set.
+    panel for each pretraining set; where these are still many, each has its own, beside random initialisation.
     """
     scores = _main(scores, "label_efficiency", metrics)
     several = scores.groupby([*SETTING, "task"])["initialisation"].transform("nunique")
     scores = scores[(several > 1) | (several.max() == 1)]  # one alone is not compared with anything
     looks, groups = styles(scores["initialisation"]), in_groups(scores["initialisation"])
-    figure, panels = _panels(list(scores.groupby([*SETTING, "task"], sort=False)), groups)
+    keyed = list(scores.groupby([*SETTING, "task"], sort=False))
+    if max(map(len, groups.values())) > MANY:
+        return _each_alone(scores, keyed, looks, metrics)
+    figure, panels = _panels(keyed, groups)
     for ax, key, panel, heading, names in panels:
-        fractions = sorted(set(panel["label_fraction"]))
-        for nth, start in enumerate(names):
-            colour, marker, line = looks[start]
-            rows = panel[panel["initialisation"] == start].sort_values("label_fraction")
-            x = rows["label_fraction"] * 1.025 ** (nth - (len(names) - 1) / 2)  # beside, not upon each other
-            ax.fill_between(x, rows["seeds_low"], rows["seeds_high"], color=colour, alpha=0.18, linewidth=0)
-            _intervals(ax.vlines, x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
-            ax.plot(x, rows["mean"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8)
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator(fractions))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(fractions, [percent(fraction) for fraction in fractions])
-        ax.set_xlim(min(fractions) / 1.25, max(fractions) * 1.25)
+        for nth, start in enumerate(names):  # beside, not upon each other
+            _efficiency(ax, panel, start, looks[start], 1.025 ** (nth - (len(names) - 1) / 2))
+        _fractions(ax, panel)
         ax.set(xlabel="label_fraction", ylabel=metrics[key[-1]])
         ax.set_title(_headed(_title(scores, key), heading), fontsize=10)
         _quiet(ax)
     _legend(figure, _handles(looks))
     return figure
+
+
+def _each_alone(
+    scores: pd.DataFrame, keyed: list[tuple], looks: dict[str, tuple], metrics: Mapping[str, str]
+) -> Figure:
+    """`label_efficiency` of many initialisations: a panel for each task and each of them but for the first."""
+    reference, *names = looks
+    lines = -(-len(names) // 7)
+    columns = -(-len(names) // lines)
+    figure = Figure(figsize=(1.5 * columns + 0.5, (1.6 * lines + 0.4) * len(keyed)), layout="constrained")
+    blocks = figure.subfigures(len(keyed), squeeze=False)[:, 0]
+    for block, (key, panel) in zip(blocks, keyed, strict=True):
+        block.suptitle(f"{_title(scores, key)} {metrics[key[-1]]}", fontsize=10)
+        grid = block.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+        for ax, start in zip_longest(grid, names):
+            if start is None:
+                ax.remove()
+                continue
+            for each, beside in ((reference, 1 / 1.04), (start, 1.04)):
+                _efficiency(ax, panel, each, looks[each], beside)
+            _fractions(ax, panel)
+            ax.set_title(_wrapped(start, 18), fontsize=9)
+            _quiet(ax)
+            ax.tick_params(labelbottom=start in names[-columns:])
+    figure.supxlabel("label_fraction", fontsize=9)
+    _legend(figure, _handles({reference: looks[reference]}))
+    return figure
+
+
+def _efficiency(ax: Axes, panel: pd.DataFrame, start: str, look: tuple, beside: float) -> None:
+    """One line of `label_efficiency`."""
+    colour, marker, line = look
+    rows = panel[panel["initialisation"] == start].sort_values("label_fraction")
+    x = rows["label_fraction"] * beside
+    ax.fill_between(x, rows["seeds_low"], rows["seeds_high"], color=colour, alpha=0.18, linewidth=0)
+    _intervals(ax.vlines, x, rows["low"], rows["high"], color=colour, linewidth=1.1, alpha=0.8)
+    ax.plot(x, rows["mean"], color=colour, marker=marker, linestyle=line, markersize=5.5, linewidth=1.8)
+
+
+def _fractions(ax: Axes, panel: pd.DataFrame) -> None:
+    """The label fractions as the x axis."""
+    fractions = sorted(set(panel["label_fraction"]))
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(FixedLocator(fractions))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(fractions, [percent(fraction) for fraction in fractions])
+    ax.set_xlim(min(fractions) / 1.25, max(fractions) * 1.25)
 
 
 def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC) -> Figure:

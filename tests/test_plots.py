@@ -365,6 +365,17 @@ def test_many_initialisations_have_a_panel_for_each_pretraining_set(rows):
     assert_sound(plots.lesion_sizes(pd.concat([cases, alone])), 3)
 
 
+def test_many_initialisations_of_one_pretraining_set_have_a_panel_each_beside_random_initialisation(rows):
+    names = ["none", "barlowtwins", "byol", "densecl", "dino", "moco", "nnclr", "simclr", "swav"]
+    scores = rows["scores"].query("initialisation == 'simclr' and task in ['knn', 'segment']")
+    figure = plots.label_efficiency(pd.concat([scores.assign(initialisation=name) for name in names]))
+    assert_sound(figure, 2 * 8)
+    assert [ax.get_title() for ax in figure.axes] == names[1:] * 2
+    assert all(len(ax.lines) == 2 for ax in figure.axes)
+    assert {len(ax.collections) for ax in figure.axes} == {4}  # a band and intervals, twice
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none"]
+
+
 def test_lesion_sizes_have_a_panel_for_each_label_fraction(rows):
     assert_sound(plots.lesion_sizes(rows["cases"]), 3)
     alone = rows["cases"].query("label_fraction == 1.0 and initialisation == 'none'")
