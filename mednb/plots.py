@@ -535,14 +535,16 @@ def _each_alone(
     scores: pd.DataFrame, keyed: list[tuple], looks: dict[str, tuple], metrics: Mapping[str, str]
 ) -> Figure:
     """`label_efficiency` of many initialisations: a panel for each task and each of them but for the first."""
-    reference, *names = looks
-    lines = -(-len(names) // 7)
-    columns = -(-len(names) // lines)
-    figure = Figure(figsize=(1.5 * columns + 0.5, (1.6 * lines + 0.4) * len(keyed)), layout="constrained")
-    blocks = figure.subfigures(len(keyed), squeeze=False)[:, 0]
-    for block, (key, panel) in zip(blocks, keyed, strict=True):
+    reference, columns = next(iter(looks)), 7
+    shown = [
+        [name for name in looks if name != reference and (rows["initialisation"] == name).any()] for _, rows in keyed
+    ]
+    lines = [-(-len(names) // columns) for names in shown]
+    figure = Figure(figsize=(1.5 * columns + 0.5, 1.6 * sum(lines) + 0.4 * len(lines)), layout="constrained")
+    blocks = figure.subfigures(len(keyed), squeeze=False, height_ratios=lines)[:, 0]
+    for block, (key, panel), names, rows in zip(blocks, keyed, shown, lines, strict=True):
         block.suptitle(f"{_title(scores, key)} {metrics[key[-1]]}", fontsize=10)
-        grid = block.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+        grid = block.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
         for ax, start in zip_longest(grid, names):
             if start is None:
                 ax.remove()

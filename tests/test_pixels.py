@@ -164,6 +164,15 @@ def test_a_png_of_another_kind_is_left_to_pillow(tmp_path, mode):
     assert pixels.plain(path.read_bytes()) is None
 
 
+def test_an_animated_png_is_left_to_pillow(tmp_path):
+    pages = [Image.fromarray(np.roll(GREY, shift)) for shift in range(3)]
+    pages[0].save(tmp_path / "a.png", save_all=True, append_images=pages[1:])
+    assert pixels.plain((tmp_path / "a.png").read_bytes()) is None
+    archive = Archive(tmp_path)
+    assert pixels.frames(archive, "a.png") == 3
+    assert [(pixels.read(archive, "a.png", n).values == np.roll(GREY, n)).all() for n in range(3)] == [True] * 3
+
+
 def test_a_png_is_damaged_where_pillow_says_so_and_nowhere_else(tmp_path, monkeypatch):
     whole = saved(tmp_path, GREY, "a.png").read_bytes()
     cut = [whole[:end] for end in range(9, len(whole), 47)]

@@ -374,6 +374,9 @@ def test_many_initialisations_of_one_pretraining_set_have_a_panel_each_beside_ra
     assert all(len(ax.lines) == 2 for ax in figure.axes)
     assert {len(ax.collections) for ax in figure.axes} == {4}  # a band and intervals, twice
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["none"]
+    some = pd.concat([scores.assign(initialisation=name) for name in names])
+    few = some.query("task == 'knn' or initialisation in ['none', 'byol']")
+    assert_sound(plots.label_efficiency(few), 8 + 1)
 
 
 def test_lesion_sizes_have_a_panel_for_each_label_fraction(rows):
