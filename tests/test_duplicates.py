@@ -134,6 +134,13 @@ def test_curation_keeps_the_ends_of_a_chain():
     assert duplicates.curated(frames, threshold=0.5).sum() > 1
 
 
+def test_what_is_prepared_once_says_the_same(film):
+    looks, within = duplicates.prepared(film), duplicates.groups(film, 0.6)
+    pd.testing.assert_frame_equal(duplicates.pairs(looks, 0.6), duplicates.pairs(film, 0.6))
+    assert (duplicates.groups(looks, 0.6) == within).all()
+    assert (duplicates.curated(looks, within) == duplicates.curated(film, within)).all()
+
+
 def test_sixteen_bits_and_colour_make_the_same_thumbnail(scenes):
     grey = duplicates.thumbnail(scenes[0])
     assert (duplicates.thumbnail(scenes[0].astype(np.uint16) * 257) == grey).all()

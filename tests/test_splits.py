@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sklearn.model_selection import StratifiedGroupKFold
+
 from mednb.datasets import splits
 
 
@@ -343,3 +345,19 @@ def test_a_shuffled_split_leaks_and_ours_does_not(images):
 def test_a_handful_of_images_of_many_classes_is_cut_without_regard_to_class():
     table = pd.DataFrame({"patient": list("abcdefgh"), "label": list("xyxyzzuv")})
     assert set(splits.parts(table)) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+@pytest.mark.parametrize("seed", range(8))
+def test_the_parts_are_those_of_sklearn(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    n, folds = int(rng.integers(60, 400)), int(rng.integers(2, 8))
+    groups = rng.integers(0, rng.integers(3 * folds, n), n)
+    strata = rng.choice(classes := int(rng.integers(1, 30)), n, p=rng.dirichlet(np.ones(classes)))
+    cutter, asked = splits.stratified(folds, seed), []
+    own = cutter._find_best_fold
+    monkeypatch.setattr(cutter, "_find_best_fold", lambda **given: asked.append(1) or own(**given), raising=True)
+    found = [part.tolist() for _, part in cutter.split(groups, strata, groups)]
+    theirs = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    assert found == [part.tolist() for _, part in theirs.split(groups, strata, groups)]
+    assert len(asked) == len(set(groups))  # sklearn still calls what is faster

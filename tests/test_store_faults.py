@@ -163,13 +163,13 @@ def test_what_was_begun_by_another_version_is_thrown_away(root, monkeypatch):
 
 
 def test_files_that_change_while_they_are_read_are_noticed(root, monkeypatch):
-    plain = decode.finish
+    plain = decode.read_rows
 
-    def finish(*given):
+    def read_rows(*given):
         plain(*given)
         tiny_source.save(root / "Tiny/pictures/a0000.png", tiny_source.picture(5))
 
-    monkeypatch.setattr(decode, "finish", finish)
+    monkeypatch.setattr(decode, "read_rows", read_rows)
     with pytest.raises(ValueError, match=r"Tiny was changed while it was read; load it again\.$"):
         load(root)
     assert left(root) == []

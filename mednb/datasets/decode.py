@@ -16,7 +16,7 @@ import time
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
@@ -92,9 +92,7 @@ def from_archive(module: ModuleType, archive: Archive, settings: Settings) -> st
     how = asdict(settings)
 
     def build(folder: Path) -> None:
-        decode(folder, module, Witness(archive.path, archive.base), settings)
-        if archive.stamp() != stamp:
-            raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
+        decode(folder, module, Witness(archive.path, archive.base), settings, stamp)
 
     key = store.key_of(name, stamp, source_text(module), READING, how)
     found = store.stored(name, settings.size, key, build, part=store.key_of(name, str(archive.path.resolve()), how))
@@ -133,8 +131,11 @@ def source_text(module: ModuleType) -> str:
     return Path(module.index.__code__.co_filename).read_text(encoding="utf-8") + getattr(module, "version", "")
 
 
-def decode(folder: Path, module: ModuleType, archive: Witness, settings: Settings) -> None:
-    """Fill a folder with all that belongs to a store, or with what is still missing of it."""
+def decode(folder: Path, module: ModuleType, archive: Witness, settings: Settings, stamp: str) -> None:
+    """Fill a folder with all that belongs to a store, or with what is still missing of it.
+
+    stamp: the archive's, before anything was read. Raises ValueError when it has another one afterwards.
+    """
     index = indexed(module, archive, settings.stride)
     n, size, masked = len(index), settings.size, index["masks"].map(len).any()
     if settings.around and not masked:
@@ -174,12 +175,21 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
                 shelf.write(rows[0].Index, block[name])
         return known, archive.told()
 
+    def mark_the_last() -> None:
+        journal.mark(shelves)
+        if archive.stamp() != stamp:
+            raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
+
     read_rows(index, work, journal, shelves)
-    finish(folder, module, index, journal.facts(), shelves, settings)
+    with ThreadPoolExecutor(1) as beside:  # it waits for the disk, and the cores need not
+        marked = beside.submit(mark_the_last)
+        looks = duplicates.prepared(np.load(folder / "thumbnails.npy", mmap_mode="r"))
+        marked.result()
+    finish(folder, module, index, journal.facts(), looks, shelves, settings)
 
 
 def read_rows(index: pd.DataFrame, work: Callable, journal: Journal, shelves: dict[str, store.Shelf]) -> None:
-    """Have all rows that are not done yet worked on by all cores, some at a time, and mark what is done."""
+    """Have all rows that are not done yet worked on by all cores, and mark what is done, but for the last."""
     from tqdm import tqdm
 
     rows, missing = index.itertuples(name=None), len(index) - len(journal.done)
@@ -195,7 +205,6 @@ def read_rows(index: pd.DataFrame, work: Callable, journal: Journal, shelves: di
             if time.monotonic() - marked > EVERY:
                 journal.mark(shelves)
                 marked = time.monotonic()
-        journal.mark(shelves)
 
 
 def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
@@ -346,6 +355,7 @@ def finish(
     module: ModuleType,
     index: pd.DataFrame,
     facts: pd.DataFrame,
+    looks: duplicates.Prepared,
     shelves: dict[str, store.Shelf],
     settings: Settings,
 ) -> None:
@@ -362,6 +372,7 @@ def finish(
             for shelf in shelves.values():
                 shelf.keep(np.flatnonzero(~broken))
         index, facts = (table[~broken].reset_index(drop=True) for table in (index, facts))
+        looks = looks[0][~broken], looks[1][~broken]
     facts = facts.drop(columns=["row", "why"]).infer_objects()
     said = {"modality": card.modality, "organ": card.organ, "source": card.name}
     table = index.drop(columns=["masks", *(name for name in facts if name in index)])
@@ -370,14 +381,11 @@ def finish(
         yes_or_no = pd.api.types.infer_dtype(table[column]) == "boolean"  # and where some files say neither, unknown
         table[column] = table[column].astype("boolean") if yes_or_no else table[column].map(str, na_action="ignore")
 
-    thumbnails = np.load(folder / "thumbnails.npy", mmap_mode="r")
-    first = duplicates.groups(thumbnails, card.alike)
+    first = duplicates.groups(looks, card.alike)
     if "patient" not in index:
         table["patient"] = stand_ins(table, first)
     table["group"] = splits.together(table["patient"].to_numpy(str), first)
-    several = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
-    table["near_duplicate"] = False
-    table.loc[several, "near_duplicate"] = ~duplicates.curated(thumbnails[several], within=first[several])
+    table["near_duplicate"] = ~duplicates.curated(looks, within=first)
     store.write_table(folder, table, fingerprint(folder, card.name, index, settings))
     (folder / "facts.jsonl").unlink()
 
@@ -455,6 +463,8 @@ class Journal:
     shown: what a file is called there, given its name.
     """
 
+    encode = json.JSONEncoder(default=np.generic.item).encode
+
     def __init__(self, folder: Path, shown: Callable[[str], str] = str):
         self.shown = shown
         self.path, self.contents = folder / "facts.jsonl", folder / "contents.sha256"
@@ -466,7 +476,7 @@ class Journal:
         self.lines, self.files = [], []
 
     def add(self, known: list[dict], contents: list[str]) -> None:
-        self.lines += [json.dumps(each, default=np.generic.item) + "\n" for each in known]
+        self.lines += [self.encode(each) + "\n" for each in known]
         self.files += [f"{line[:66]}{self.shown(line[66:-1])}\n" for line in contents]
 
     def mark(self, shelves: dict[str, store.Shelf]) -> None:

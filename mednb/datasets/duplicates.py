@@ -20,7 +20,7 @@ tried. Where it is too low, everything hangs together in one group, and `mednb d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -28,12 +28,15 @@ import pandas as pd
 
 from mednb.machine import usable_cores
 
+Prepared = tuple[np.ndarray, np.ndarray]  # what `prepared` returns
+
 SIDE = 48
 SCALE = 6.0  # standard deviation, in thumbnail pixels, of the neighbourhood that an image is normalised by
 THRESHOLD = 0.5
 MARGIN = 0.05  # how much lower the correlation of two hashes may be than that of their thumbnails
 SAME = 0.9  # above it, one image tells a network little that the other one did not: see `curated`
 TILE = 4096  # images that are compared with as many at a time
+SOME = 512  # pairs of which a processor correlates the thumbnails at a time
 FEW = 256  # images that a processor's own memory holds while they are prepared
 
 
@@ -75,8 +78,11 @@ def hashes(values: np.ndarray) -> np.ndarray:
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
 
 
-def prepared(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised thumbnails (in half precision: 5 kB an image) and their hashes, by all cores."""
+def prepared(thumbnails: np.ndarray) -> Prepared:
+    """Normalised thumbnails (in half precision: 5 kB an image) and their hashes, by all cores.
+
+    `pairs`, `groups` and `curated` take these as well, so that two of them prepare the same images once.
+    """
     values = np.empty((len(thumbnails), SIDE * SIDE), np.float16)
     short = np.empty((len(thumbnails), 252), np.float32)
 
@@ -85,35 +91,49 @@ def prepared(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         exact = normalised(thumbnails[rows])
         values[rows], short[rows] = exact, hashes(exact)
 
-    with ThreadPoolExecutor(usable_cores()) as threads:
-        list(threads.map(prepare, range(0, len(thumbnails), FEW)))
+    by_all_cores(prepare, range(0, len(thumbnails), FEW))
     return values, short
 
 
-def compared(
-    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray], threshold: float, above: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def by_all_cores(work: Callable[[int], None], starts: range) -> None:
+    """Do what has no more than one start at once: to begin a thread takes longer than a small group of images."""
+    if len(starts) < 2:
+        list(map(work, starts))
+    else:
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            list(threads.map(work, starts))
+
+
+def count_of(thumbnails: np.ndarray | Prepared) -> int:
+    return len(thumbnails[0] if isinstance(thumbnails, tuple) else thumbnails)
+
+
+def compared(a: Prepared, b: Prepared, threshold: float, above: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of a, rows of b and correlations of the pairs above the threshold; `above`: of each pair of a set once."""
     candidates = a[1] @ b[1].T > threshold - MARGIN
     first, second = np.nonzero(np.triu(candidates, k=1) if above else candidates)
     if len(first) > candidates.size // 32:  # so many that the whole product is faster than picking
         found = (a[0].astype(np.float32) @ b[0].astype(np.float32).T)[first, second]
     else:
-        blocks = (slice(start, start + TILE) for start in range(0, len(first), TILE))
-        each = [np.einsum("ij,ij->i", a[0][first[s]], b[0][second[s]], dtype=np.float32) for s in blocks]
-        found = np.concatenate(each) if each else np.empty(0, np.float32)
+        found = np.empty(len(first), np.float32)
+
+        def correlate(start: int) -> None:
+            some = slice(start, start + SOME)
+            found[some] = np.einsum("ij,ij->i", a[0][first[some]], b[0][second[some]], dtype=np.float32)
+
+        by_all_cores(correlate, range(0, len(first), SOME))
     keep = found > threshold
     return first[keep], second[keep], found[keep]
 
 
 def search(
-    thumbnails: np.ndarray, threshold: float, within: np.ndarray | None = None
+    thumbnails: np.ndarray | Prepared, threshold: float, within: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """first < second (row numbers) and correlation of the pairs above the threshold, as they are found."""
     from tqdm import tqdm
 
-    n = len(thumbnails)
-    values, short = prepared(thumbnails)
+    values, short = thumbnails if isinstance(thumbnails, tuple) else prepared(thumbnails)
+    n = count_of(thumbnails)
     bar = {"desc": f"comparing {n:,} images", "delay": 2, "disable": None}
     if within is not None:
         for rows in tqdm(pd.Series(np.arange(n)).groupby(np.asarray(within)).indices.values(), **bar):
@@ -129,7 +149,9 @@ def search(
         yield first + i, second + j, found
 
 
-def pairs(thumbnails: np.ndarray, threshold: float = THRESHOLD, within: np.ndarray | None = None) -> pd.DataFrame:
+def pairs(
+    thumbnails: np.ndarray | Prepared, threshold: float = THRESHOLD, within: np.ndarray | None = None
+) -> pd.DataFrame:
     """All pairs that correlate above the threshold: columns first < second (row numbers), correlation; highest first.
 
     within: (N,) any values; only images with the same one are compared (the slices of one volume, say).
@@ -157,13 +179,14 @@ def table_of(found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> pd.D
     return table.sort_values(["correlation", "first", "second"], ascending=[False, True, True], ignore_index=True)
 
 
-def groups(thumbnails: np.ndarray, threshold: float = THRESHOLD, within: np.ndarray | None = None) -> np.ndarray:
+def groups(
+    thumbnails: np.ndarray | Prepared, threshold: float = THRESHOLD, within: np.ndarray | None = None
+) -> np.ndarray:
     """(N, 48, 48) uint8 -> (N,) int: for each image, the row number of the first image of its group.
 
     A group is everything that hangs together by pairs above the threshold. within: as in `pairs`.
     """
-    first = np.arange(len(thumbnails))
-    rows = np.arange(len(thumbnails))
+    first = rows = np.arange(count_of(thumbnails))
     waiting, count = [], 0
     for a, b, _ in search(thumbnails, threshold, within):
         waiting.append((a, b))
@@ -188,7 +211,7 @@ def linked(n: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return first[group]
 
 
-def curated(thumbnails: np.ndarray, within: np.ndarray | None = None, threshold: float = SAME) -> np.ndarray:
+def curated(thumbnails: np.ndarray | Prepared, within: np.ndarray | None = None, threshold: float = SAME) -> np.ndarray:
     """(N,) bool, which images are worth pretraining on: no two of them correlate above the threshold.
 
     In the order of the rows, an image is kept unless it is alike to one that was kept before; so every image that is
@@ -199,8 +222,9 @@ def curated(thumbnails: np.ndarray, within: np.ndarray | None = None, threshold:
     They drop a slice when at most 6 of 64 bits of its difference hash differ from one that is kept.
     """
     alike = pairs(thumbnails, threshold, within)
-    keep = np.ones(len(thumbnails), bool)
-    for first, seconds in alike.groupby("first")["second"]:  # in ascending order
+    keep = np.ones(count_of(thumbnails), bool)
+    alike = alike.sort_values("first")
+    for first, second in zip(alike["first"].tolist(), alike["second"].tolist(), strict=True):
         if keep[first]:
-            keep[seconds] = False
+            keep[second] = False
     return keep

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
+    from sklearn.model_selection import StratifiedGroupKFold
+
     from mednb.datasets.images import Images
 
 NAMES = ("train", "val", "test")
@@ -63,8 +65,6 @@ def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
 
 def cut(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     """Whole groups in `folds` parts, (N,) int from 0, stratified by label and source."""
-    from sklearn.model_selection import StratifiedGroupKFold
-
     groups = unsalted(grouped(table))
     if groups.nunique() < folds:
         raise ValueError(
@@ -76,13 +76,37 @@ def cut(table: pd.DataFrame, folds: int, seed: int) -> np.ndarray:
     if strata.value_counts().max() < folds:
         strata = np.zeros(len(table))  # too few of each to deal them out evenly
     found = np.empty(len(table), int)
-    cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    cutter = stratified(folds, seed)
     with warnings.catch_warnings():
         # A rare class may be absent from a part of a tiny draw. The counts show it; nothing is wrong with the split.
         warnings.filterwarnings("ignore", message="The least populated class")
         for part, (_, inside) in enumerate(cutter.split(table, strata, groups)):
             found[inside] = part
     return found
+
+
+def stratified(folds: int, seed: int) -> StratifiedGroupKFold:
+    """sklearn's StratifiedGroupKFold, shuffled, in a fifth of its time and with the same result.
+
+    It tries each fold for each group by itself, which takes most of the time that a split takes. Here they are tried
+    together. Should sklearn rename the method, its own does the work.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    class Stratified(StratifiedGroupKFold):
+        def _find_best_fold(self, y_counts_per_fold, y_cnt, group_y_counts):
+            tried = y_counts_per_fold + np.eye(folds)[:, :, None] * group_y_counts  # (tried, fold, class)
+            uneven = (tried / y_cnt).std(axis=1).mean(axis=1).tolist()
+            images = y_counts_per_fold.sum(axis=1).tolist()
+            best = 0
+            for fold in range(1, folds):
+                # np.isclose, without what it takes to be called.
+                close = abs(uneven[fold] - uneven[best]) <= 1e-8 + 1e-5 * uneven[best]
+                if uneven[fold] < uneven[best] or (close and images[fold] < images[best]):
+                    best = fold
+            return best
+
+    return Stratified(folds, shuffle=True, random_state=seed)
 
 
 def of_fold(parts: np.ndarray, fold: int, folds: int = 5, groups: np.ndarray | None = None) -> np.ndarray:
@@ -104,7 +128,8 @@ def of_fold(parts: np.ndarray, fold: int, folds: int = 5, groups: np.ndarray | N
 
 def one_side(names: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Splits (N,) of str, without those that tear a group apart: test wins over val, val over train."""
-    rank = pd.Series(np.asarray(names, str)).map({"train": 0, "val": 1, "test": 2})
+    names = np.asarray(names, str)
+    rank = pd.Series((names == "val") + 2 * (names == "test"))
     wins = rank.groupby(np.asarray(groups)).transform("max")
     return np.where(rank == wins, names, LEFT_OUT)
 

@@ -240,7 +240,7 @@ def write_table(folder: Path, table: pd.DataFrame, fingerprint: str | None = Non
     table = table[first + [column for column in table if column not in first]]
     parts, groups = splits.parts(table), pd.factorize(splits.grouped(table))[0]
     each = [splits.of_fold(parts, fold, FOLDS, groups) for fold in range(FOLDS)]
-    codes = np.stack([pd.Categorical(names, SPLITS).codes for names in each])
+    codes = np.array([np.select([names == split for split in SPLITS], range(len(SPLITS))) for names in each], np.int8)
     hashes = [splits.split_hash(table[["image_id"]].assign(split=names)) for names in each]
     fingerprint = fingerprint or (folder / "key").read_text(encoding="utf-8")
     with writable(table.memory_usage(deep=True).sum()):
