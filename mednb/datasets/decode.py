@@ -175,16 +175,13 @@ def decode(folder: Path, module: ModuleType, archive: Witness, settings: Setting
                 shelf.write(rows[0].Index, block[name])
         return known, archive.told()
 
-    def mark_the_last() -> None:
-        journal.mark(shelves)
-        if archive.stamp() != stamp:
-            raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
-
     read_rows(index, work, journal, shelves)
-    with ThreadPoolExecutor(1) as beside:  # it waits for the disk, and the cores need not
-        marked = beside.submit(mark_the_last)
+    with ThreadPoolExecutor(2) as beside:  # both wait for the disk, and the cores need not
+        marked, now = beside.submit(journal.mark, shelves), beside.submit(archive.stamp)
         looks = duplicates.prepared(np.load(folder / "thumbnails.npy", mmap_mode="r"))
         marked.result()
+        if now.result() != stamp:
+            raise ValueError(f"{archive.where()} was changed while it was read; load it again.")
     finish(folder, module, index, journal.facts(), looks, shelves, settings)
 
 
@@ -415,9 +412,8 @@ def fingerprint(folder: Path, name: str, index: pd.DataFrame, settings: Settings
     with store.writable(), whole(contents) as aside:
         aside.write_text(text, encoding="utf-8")
     # What holds a salted name counts by its contents alone.
-    lines = sorted(
-        (line[:66] + re.sub(splits.SALTED, "", line[66:]) for line in lines), key=lambda line: (line[66:], line)
-    )
+    without_salt = re.compile(splits.SALTED).sub
+    lines = sorted((line[:66] + without_salt("", line[66:]) for line in lines), key=lambda line: (line[66:], line))
     digest = hashlib.sha256(("\n".join(lines) + "\n").encode())
     index = index.assign(**{name: splits.unsalted(index[name]) for name in ("image_id", "video") if name in index})
     if "patient" in index:

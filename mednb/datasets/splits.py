@@ -240,8 +240,14 @@ def leaks(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 def split_hash(table: pd.DataFrame) -> str:
     """16 hexadecimal digits that change when any image moves to another split."""
-    rows = sorted(zip(unsalted(table["image_id"]).tolist(), table["split"].tolist(), strict=True))
-    return hashlib.sha256("\n".join("\t".join(row) for row in rows).encode()).hexdigest()[:16]
+    return split_hashes(table, [table["split"].to_numpy(str)])[0]
+
+
+def split_hashes(table: pd.DataFrame, each: list[np.ndarray]) -> list[str]:
+    """The `split_hash` of the same images under each of these splits, (N,) of str."""
+    named = unsalted(table["image_id"]).tolist()
+    lines = (map("\t".join, sorted(zip(named, names.tolist(), strict=True))) for names in each)
+    return [hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16] for rows in lines]
 
 
 def write(images: Images, path: str | Path) -> None:

@@ -241,11 +241,10 @@ def write_table(folder: Path, table: pd.DataFrame, fingerprint: str | None = Non
     parts, groups = splits.parts(table), pd.factorize(splits.grouped(table))[0]
     each = [splits.of_fold(parts, fold, FOLDS, groups) for fold in range(FOLDS)]
     codes = np.array([np.select([names == split for split in SPLITS], range(len(SPLITS))) for names in each], np.int8)
-    hashes = [splits.split_hash(table[["image_id"]].assign(split=names)) for names in each]
     fingerprint = fingerprint or (folder / "key").read_text(encoding="utf-8")
     with writable(table.memory_usage(deep=True).sum()):
         np.save(folder / "splits.npy", codes)
         table.to_parquet(folder / "table.parquet", index=False)
         files = [path for path in sorted(folder.iterdir()) if path.suffix in (".npy", ".parquet", ".csv", ".sha256")]
-        about = {"fingerprint": fingerprint, "split_hashes": hashes}
+        about = {"fingerprint": fingerprint, "split_hashes": splits.split_hashes(table, each)}
         write_json(folder / "about.json", about | {"files": {path.name: path.stat().st_size for path in files}})
