@@ -137,11 +137,13 @@ def search(
     n = count_of(thumbnails)
     bar = {"desc": f"comparing {n:,} images", "delay": 2, "disable": None}
     if within is not None:
-        for rows in tqdm(pd.Series(np.arange(n)).groupby(np.asarray(within)).indices.values(), **bar):
-            if len(rows) > 1:
-                own = values[rows], short[rows]
-                first, second, found = compared(own, own, threshold, above=True)
-                yield rows[first], rows[second], found
+        within = pd.Series(within)
+        several = np.flatnonzero(within.duplicated(keep=False))
+        for at in tqdm(pd.Series(several).groupby(within.to_numpy()[several]).indices.values(), **bar):
+            rows = several[at]
+            own = values[rows], short[rows]
+            first, second, found = compared(own, own, threshold, above=True)
+            yield rows[first], rows[second], found
         return
     starts = [(i, j) for i in range(0, n, TILE) for j in range(i, n, TILE)]
     for i, j in tqdm(starts, **bar):
