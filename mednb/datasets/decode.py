@@ -378,12 +378,14 @@ def finish(
         yes_or_no = pd.api.types.infer_dtype(table[column]) == "boolean"  # and where some files say neither, unknown
         table[column] = table[column].astype("boolean") if yes_or_no else table[column].map(str, na_action="ignore")
 
-    first = duplicates.groups(looks, card.alike)
-    if "patient" not in index:
-        table["patient"] = stand_ins(table, first)
-    table["group"] = splits.together(table["patient"].to_numpy(str), first)
-    table["near_duplicate"] = ~duplicates.curated(looks, within=first)
-    store.write_table(folder, table, fingerprint(folder, card.name, index, settings))
+    with ThreadPoolExecutor(1) as beside:
+        printed = beside.submit(fingerprint, folder, card.name, index, settings)
+        first = duplicates.groups(looks, card.alike)
+        if "patient" not in index:
+            table["patient"] = stand_ins(table, first)
+        table["group"] = splits.together(table["patient"].to_numpy(str), first)
+        table["near_duplicate"] = ~duplicates.curated(looks, within=first)
+    store.write_table(folder, table, printed.result())
     (folder / "facts.jsonl").unlink()
 
 

@@ -36,7 +36,7 @@ THRESHOLD = 0.5
 MARGIN = 0.05  # how much lower the correlation of two hashes may be than that of their thumbnails
 SAME = 0.9  # above it, one image tells a network little that the other one did not: see `curated`
 TILE = 4096  # images that are compared with as many at a time
-SOME = 512  # pairs of which a processor correlates the thumbnails at a time
+SOME = 64  # pairs whose thumbnails a processor's own memory holds while they are correlated
 FEW = 256  # images that a processor's own memory holds while they are prepared
 
 
@@ -112,15 +112,21 @@ def count_of(thumbnails: np.ndarray | Prepared) -> int:
 def compared(a: Prepared, b: Prepared, threshold: float, above: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows of a, rows of b and correlations of the pairs above the threshold; `above`: of each pair of a set once."""
     candidates = a[1] @ b[1].T > threshold - MARGIN
-    first, second = np.nonzero(np.triu(candidates, k=1) if above else candidates)
+    first, second = np.divmod(np.flatnonzero(candidates), candidates.shape[1])
+    if above:
+        once = first < second
+        first, second = first[once], second[once]
     if len(first) > candidates.size // 32:  # so many that the whole product is faster than picking
         found = (a[0].astype(np.float32) @ b[0].astype(np.float32).T)[first, second]
     else:
         found = np.empty(len(first), np.float32)
+        # Each image in single precision once, however many pairs it is in.
+        (one, at), (other, by) = (np.unique(rows, return_inverse=True) for rows in (first, second))
+        one, other = a[0][one].astype(np.float32), b[0][other].astype(np.float32)
 
         def correlate(start: int) -> None:
             some = slice(start, start + SOME)
-            found[some] = np.einsum("ij,ij->i", a[0][first[some]], b[0][second[some]], dtype=np.float32)
+            found[some] = np.einsum("ij,ij->i", one[at[some]], other[by[some]])
 
         by_all_cores(correlate, range(0, len(first), SOME))
     keep = found > threshold

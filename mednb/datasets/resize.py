@@ -91,8 +91,8 @@ def smaller_mask(mask: np.ndarray, size: int) -> np.ndarray:
     ones = ones.crop((left, upper, -(-x1 * width // size), -(-y1 * height // size))).convert("F")
     share = np.asarray(ones.resize((x1 - x0, y1 - y0), Image.Resampling.BOX, area))
     part = small[y0:y1, x0:x1]
-    part[:] = share >= 0.5 - 1e-6  # half is enough, however it was rounded
-    if not part.any():
+    np.greater_equal(share, 0.5 - 1e-6, out=part)  # half is enough, however it was rounded
+    if not np.count_nonzero(part):  # less than half the time of `any`
         part.flat[share.argmax()] = True
     return small
 
