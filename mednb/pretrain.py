@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mednb import encoders, processes
+from mednb.convolution import quick_gradients
 from mednb.datasets import Images
 from mednb.datasets.mixes import epoch_order
 from mednb.graphs import Recorded
@@ -177,7 +178,7 @@ def train(
     With several `devices`, this is called in as many processes (`processes.call`, or torchrun).
     """
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # no lines about devices that are not used
-    with warnings.catch_warnings(), memory_kept():
+    with warnings.catch_warnings(), memory_kept(), quick_gradients(learner):
         # The rows of a batch come from memory: workers would only add to the work.
         warnings.filterwarnings("ignore", ".*does not have many workers")
         # Lightning 2.6 asks torch 2.15 about trees in the old way.

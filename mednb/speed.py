@@ -40,6 +40,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from tqdm import tqdm
 
 from mednb import encoders, pretrain, views, watch
+from mednb.convolution import quick_gradients
 from mednb.datasets import Images
 from mednb.graphs import AS_THEY_COME, Recorded
 from mednb.machine import memory_kept, usable_cores
@@ -239,7 +240,10 @@ def trained(setting: Setting, pipeline: str, precision: str, steps: int | None) 
         optimiser.step()
 
     # What pretraining does for its own steps, the limit does too; the others keep what they come with.
-    with memory_kept() if pipeline == LIMIT else contextlib.nullcontext():
+    with contextlib.ExitStack() as also:
+        if pipeline == LIMIT:
+            also.enter_context(memory_kept())
+            also.enter_context(quick_gradients(method))
         return pace(setting, pipeline, step, steps)
 
 
