@@ -16,6 +16,11 @@ CASES = {  # kernel, stride, padding, image
 }
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_gradient_is_that_of_finite_differences(case):
     kernel, stride, padding, sides = CASES[case]
@@ -92,6 +97,13 @@ def test_afterwards_the_network_is_torchs_again_whatever_happens(tmp_path):
         assert network.state_dict().keys() == unet.build(tmp_path / "e.safetensors").state_dict().keys()
         raise KeyboardInterrupt
     assert [type(module) for module in network.modules()] == before
+
+
+def test_nothing_changes_on_a_machine_with_a_gpu(monkeypatch):
+    network = encoders.build("resnet18", seed=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with quick_gradients(network):
+        assert not any(isinstance(module, Convolution) for module in network.modules())
 
 
 def test_what_it_cannot_stand_for_stays():
