@@ -10,12 +10,14 @@ ValueError that names it.
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -163,8 +165,9 @@ def luma(values: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------- which format it is
 
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # and the head, which has 13 bytes
 MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
+    PNG[:8]: "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"BM": "BMP",
     b"GIF8": "GIF",
@@ -266,17 +269,22 @@ class Picture:
 
     def __init__(self, data: bytes, format: str):
         self.data, self.format = data, format
-        with quiet() if format == "TIFF" else nullcontext():
-            self.image = plugins()[format](io.BytesIO(data))
-        sized(*self.image.size)
+        self.said = headed(data)  # by a PNG that says nothing else
+        sized(*(self.said or self.image.size)[:2])
+
+    @cached_property
+    def image(self):
+        """Opened when it is asked for: a plain PNG is read without."""
+        with quiet() if self.format == "TIFF" else nullcontext():
+            return plugins()[self.format](io.BytesIO(self.data))
 
     def frames(self) -> int:
         return getattr(self.image, "n_frames", 1)
 
     def read(self, frame: int, colours: bool) -> Raw:
-        image = self.image
         if frame == 0 and (values := self.plain()) is not None:
             return Raw(values)
+        image = self.image
         if frame != image.tell():
             there(frame, self.frames())
             image.seek(frame)
@@ -305,18 +313,29 @@ class Picture:
 
         None for other files, and for those that it refuses: Pillow reads them, or says why it cannot.
         """
-        image = self.image
-        if self.format != "PNG" or "transparency" in image.info:
+        if self.format != "PNG":
             return None
-        if [tile.args for tile in image.tile] not in (["L"], ["RGB"]):  # 8 bits
-            return None
+        if (said := self.said) is None:
+            if "transparency" in self.image.info or [tile.args for tile in self.image.tile] not in (["L"], ["RGB"]):
+                return None  # not of 8 bits
+            said = *self.image.size, self.image.mode
         from kornia_rs import io as kornia
 
+        width, height, mode = said
         try:
-            values = kornia.decode_image_png_u8(self.data, image.size[::-1], "rgb" if image.mode == "RGB" else "mono")
+            values = kornia.decode_image_png_u8(self.data, (height, width), "rgb" if mode == "RGB" else "mono")
         except Exception:
             return None
-        return values if image.mode == "RGB" else values[..., 0]
+        return values if mode == "RGB" else values[..., 0]
+
+
+def headed(data: bytes) -> tuple[int, int, str] | None:
+    """Width, height and mode of a PNG of 8 bits without palette, interlace and whatever may stand before its pixels."""
+    modes = {b"\x08\0\0\0\0": "L", b"\x08\x02\0\0\0": "RGB"}
+    if not data.startswith(PNG) or data[37:41] != b"IDAT" or data[24:29] not in modes:
+        return None
+    width, height, checksum = struct.unpack(">II5xI", data[16:33])
+    return (width, height, modes[data[24:29]]) if checksum == zlib.crc32(data[12:29]) else None
 
 
 # ---------------------------------------------------------------------------------------------- what is wrong with it
