@@ -155,6 +155,15 @@ def test_a_plain_png_has_the_pixels_that_pillow_finds_in_it(tmp_path, monkeypatc
         assert (by_pillow(path, monkeypatch) == image).all()
 
 
+def test_pillow_is_asked_where_anything_stands_before_the_pixels(tmp_path, monkeypatch):
+    nothing, something = saved(tmp_path, GREY, "a.png"), saved(tmp_path, GREY, "b.png", dpi=(72, 72))
+    assert (read(something).values == GREY).all()
+    monkeypatch.setattr(pixels, "plugins", dict)
+    assert (read(nothing).values == GREY).all()
+    with pytest.raises(ValueError, match=r"b\.png"):
+        read(something)
+
+
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
 def test_a_png_of_another_kind_is_left_to_pillow(tmp_path, mode):
     path = tmp_path / "a.png"
@@ -176,7 +185,8 @@ def test_an_animated_png_is_read_page_by_page(tmp_path):
 def test_a_png_is_damaged_where_pillow_says_so_and_nowhere_else(tmp_path, monkeypatch):
     whole = saved(tmp_path, GREY, "a.png").read_bytes()
     cut = [whole[:end] for end in range(60, len(whole), 97)]
-    turned = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in range(60, len(whole), 97)]
+    places = [*range(8, 60), *range(60, len(whole), 97)]  # the head, and some of the rest
+    turned = [whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :] for at in places]
     refused = 0
     for content in cut + turned:
         (tmp_path / "b.png").write_bytes(content)

@@ -378,7 +378,7 @@ def finish(
         yes_or_no = pd.api.types.infer_dtype(table[column]) == "boolean"  # and where some files say neither, unknown
         table[column] = table[column].astype("boolean") if yes_or_no else table[column].map(str, na_action="ignore")
 
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside:  # Python has time for it while numpy compares images
         printed = beside.submit(fingerprint, folder, card.name, index, settings)
         first = duplicates.groups(looks, card.alike)
         if "patient" not in index:
