@@ -78,6 +78,19 @@ def first_layer(encoder: nn.Module) -> nn.Conv2d:
     return encoder.get_submodule(first_layer_name(encoder))
 
 
+def assert_large_enough(name: str, side: int) -> None:
+    """ValueError where an encoder makes nothing of images, or views, of this side in pixels."""
+    if name.startswith("convnext") and side < 32:
+        raise ValueError(f"{name} needs images of 32 pixels or more, small crops too; the smallest here have {side}")
+
+
+def assert_finite(network: nn.Module, what: str) -> None:
+    """FloatingPointError that says `what` holds a weight that is no finite number."""
+    for name, value in network.state_dict().items():
+        if not value.isfinite().all():
+            raise FloatingPointError(f"{name} holds numbers that are not finite in {what}")
+
+
 def features(encoder: nn.Module, x: Tensor) -> list[Tensor]:
     """The feature maps of images (N, C, H, W) at strides 2, 4, 8, 16 and 32, each (N, C_s, H / s, W / s).
 
@@ -121,13 +134,14 @@ def save_weights(network: nn.Module, path: str | Path, card: dict) -> None:
 
 def model_card(path: str | Path) -> dict:
     """The model card that was saved with an encoder."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no encoder at {path}; 03_pretrain writes one")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return json.loads((file.metadata() or {})["mednb"])
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no encoder at {path}; 03_pretrain writes one") from None
-    except (SafetensorError, KeyError) as error:
+            card = dict(json.loads((file.metadata() or {})["mednb"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not an encoder that mednb saved ({error})") from None
+    return card
 
 
 def load(path: str | Path, encoder: str | None = None, channels: int = 1) -> nn.Module:
@@ -137,12 +151,13 @@ def load(path: str | Path, encoder: str | None = None, channels: int = 1) -> nn.
     .pt, .ckpt), such as the checkpoints of Wolf et al. (2023): then `encoder` names the network, and `channels` of its
     images. Prefixes of the names (`encoder_q.`, `online_network.encoder.`, `model.`, `module.`, ...) are dropped, heads
     and classifiers are left out. Files are read without running code from them.
-    Raises ValueError when weights are missing or have another shape, naming the first of them.
+    Raises ValueError when weights are missing, are not finite, have another shape or are of a larger network, naming
+    the first of them.
     """
     if encoder is None:
         card = model_card(path)
-        network = build(card["encoder"], channels=card["channels"], seed=0)
-        network.load_state_dict(weights(path))
+        network = build(card.get("encoder"), channels=card.get("channels", 1), seed=0)
+        take(network, weights(path), path)
     else:
         network = build(encoder, channels=channels, seed=0)
         take(network, foreign(path), path)
@@ -174,17 +189,19 @@ def foreign(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:  # pickle raises whatever a file makes it raise
-        raise ValueError(
-            f"{path} cannot be read without running code from it ({str(error).splitlines()[0]}). Where you trust it, "
-            f"save its weights alone: torch.save(torch.load('{path}', weights_only=False)['state_dict'], 'weights.pth')"
-        ) from error
+    except Exception as error:  # what a damaged file raises is not documented
+        if code := re.search("Unsupported global: GLOBAL (\\S+)", str(error)):
+            raise ValueError(
+                f"{path} cannot be read without running code from it ({code[1]}). Where you trust it, save its weights "
+                f"alone: torch.save(torch.load('{path}', weights_only=False)['state_dict'], 'weights.pth')"
+            ) from error
+        said = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [type(error).__name__]
+        raise ValueError(f"{path} is damaged, or no file of weights ({said[0]}): download it again") from error
     for wrapping in ("state_dict", "model", "module", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
-    tensors = (
-        {key: value for key, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
-    )
+    named = state.items() if isinstance(state, dict) else ()
+    tensors = {key: value for key, value in named if isinstance(key, str) and isinstance(value, Tensor)}
     if not tensors:
         raise ValueError(f"{path} holds no weights: a checkpoint has a dict of tensors by name")
     return tensors
@@ -193,9 +210,9 @@ def foreign(path: str | Path) -> dict[str, Tensor]:
 def take(network: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Load foreign weights into an encoder: prefixes dropped, first layer spread over its channels, heads left out."""
     wanted = network.state_dict()
-    found = best_prefixed(state, wanted)
+    found, others = best_prefixed(state, wanted)
     first = f"{first_layer_name(network)}.weight"
-    if first in found:
+    if first in found and found[first].dim() == 4:
         found[first] = spread(found[first], first_layer(network).in_channels)
     wrong = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
     if wrong:
@@ -203,13 +220,24 @@ def take(network: nn.Module, state: dict[str, Tensor], source: str | Path) -> No
         raise ValueError(f"{source} lacks {wrong[0]} and {len(wrong) - 1} more of this encoder; it holds {few}, ...")
     bent = [key for key in found if found[key].shape != wanted[key].shape]
     if bent:
-        shapes = [" x ".join(map(str, each[bent[0]].shape)) for each in (found, wanted)]
+        shapes = [" x ".join(map(str, each[bent[0]].shape)) or "one number" for each in (found, wanted)]
         raise ValueError(f"{source}: {bent[0]} is {shapes[0]}, but this encoder has {shapes[1]}")
+    # A deeper network has all names of a shallower one. What begins otherwise is a head.
+    parts = {key.partition(".")[0] for key in wanted} - {"head"}
+    more = [key for key in others if key.partition(".")[0] in parts]
+    if more:
+        raise ValueError(f"{source} holds {more[0]} and {len(more) - 1} more that {network.name} does not have")
+    bad = [key for key, value in found.items() if value.is_complex() or not value.isfinite().all()]
+    if bad:
+        raise ValueError(f"{source}: {bad[0]} holds numbers that are not finite, or not real")
     network.load_state_dict(wanted | found)
 
 
-def best_prefixed(state: dict[str, Tensor], wanted: dict) -> dict[str, Tensor]:
-    """The tensors whose names fit `wanted` once a prefix, or several, are dropped: the one that fits most names."""
+def best_prefixed(state: dict[str, Tensor], wanted: dict) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors whose names fit `wanted` once a prefix, or several, are dropped: the one that fits most names.
+
+    And the other names with that prefix, without it.
+    """
     prefixes = {""}
     for key in state:
         match = re.match("|".join(f"(?:{re.escape(prefix)})" for prefix in PREFIXES), key)
@@ -219,7 +247,8 @@ def best_prefixed(state: dict[str, Tensor], wanted: dict) -> dict[str, Tensor]:
             prefixes.add(prefix)
             match = re.match("|".join(f"(?:{re.escape(each)})" for each in PREFIXES), key[len(prefix) :])
     fits = ({key[len(p) :]: value for key, value in state.items() if key.startswith(p)} for p in sorted(prefixes))
-    return max(({k: v for k, v in each.items() if k in wanted} for each in fits), key=len)
+    best = max(fits, key=lambda each: len(each.keys() & wanted.keys()))
+    return {k: v for k, v in best.items() if k in wanted}, [k for k in best if k not in wanted]
 
 
 def imagenet(name: str) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ class Parameter:
     """One line of a parameters cell: `name = default  # comment`.
 
     The default gives the kind of value that is taken. Where it is None, the kind is the first word of the comment, if
-    that is a type (`limit = None  # int: at most this many images`); otherwise anything is taken.
+    that is a type (`limit = None  # int: at most this many images`); otherwise anything is taken. None is taken where
+    it is the default, or where the comment, which may be an annotation, ends so: "float | None".
     """
 
     name: str
@@ -40,13 +41,16 @@ class Parameter:
 
     def accept(self, value):
         """`value` as this parameter takes it (1 becomes 1.0 where a number is meant); else ValueError."""
-        if (value is None and self.default is None) or self.kind is None:
+        if (value is None and (self.default is None or self.comment.endswith("| None"))) or self.kind is None:
             return value
         given = value
         if self.kind is float and isinstance(value, str):  # YAML takes 1e-3 for a text
             value = float(value) if re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value, re.IGNORECASE) else value
         if self.kind is float and type(value) is int:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError:
+                raise ValueError(f"{self.name}: it is too large; its default is {self.default!r}") from None
         if type(value) is not self.kind:
             word = WORDS.get(self.kind, self.kind.__name__)
             raise ValueError(f"{self.name}: {given!r} is no {word}; its default is {self.default!r}")

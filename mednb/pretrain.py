@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import operator
 import time
 import warnings
 from collections import deque
@@ -25,19 +28,22 @@ from mednb import encoders, processes
 from mednb.convolution import quick_gradients
 from mednb.datasets import Images
 from mednb.datasets.mixes import epoch_order
+from mednb.files import assert_writable
 from mednb.graphs import Recorded
 from mednb.machine import memory_kept
 from mednb.methods import accepted
 from mednb.methods import method as named_method
+from mednb.methods import options as all_options
 from mednb.methods.base import OPTIMISERS, Method
 from mednb.methods.encoder_decoder import EncoderDecoder
 from mednb.pairs import same_image, strategy
 from mednb.results import made_by
 from mednb.views import key
 from mednb.views import policy as named_policy
-from mednb.watch import Seen, Watch
+from mednb.watch import PlainCheckpoints, Seen, Watch
 
 ROUND = 1.0  # seconds, about; see `Pretraining`
+COUNTS = {"batch_size": 1, "epochs": 0, "seed": 0, "images_seen": 0, "accumulate": 1, "devices": 1}  # their least
 
 
 def fit(
@@ -92,13 +98,13 @@ def fit(
     or too small for its parts, or images that the method cannot learn from.
     """
     given = {**locals(), "out": Path(out)}
+    given |= {name: count(name, given[name]) for name in COUNTS}
+    batch_size, epochs, seed, images_seen, accumulate, devices = (given[name] for name in COUNTS)
     strategy(pairs), named_policy(views, images.table)
     learns, options = named_method(method), accepted(method, options or {})
     decoder = decoder and learns.pretrains and not learns.has_decoder
     batch_size = min(learns.batch_size, len(images)) if batch_size is None else batch_size
     seen = epochs * len(images) if images_seen is None else images_seen
-    if seen < 0:
-        raise ValueError(f"epochs and images_seen are 0 or more; this is {seen:,} images")
     if learns.pretrains:
         check_budget(EncoderDecoder if decoder else learns, len(images), batch_size, seen, accumulate, devices)
         learns.check(images, **options)
@@ -106,6 +112,8 @@ def fit(
             EncoderDecoder.check_method(learns)
     if val is not None and val.classes != images.classes:
         raise ValueError(f"val has the classes {', '.join(val.classes)}, images have {', '.join(images.classes)}")
+    if val is not None and val.channels != images.channels:
+        raise ValueError(f"val has images of {val.channels} channels, and images of {images.channels}: load both alike")
     if devices > 1 and learns.pretrains and not processes.launched():
         encoders.build(encoder)
         processes.call(fit, devices, **given)
@@ -117,7 +125,8 @@ def fit(
     values |= {"images": len(images), "decoder": decoder}
     values |= {"options": options} if options else {}
     learner = Pretraining(images, values, replay)
-    watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse)
+    assert_writable(out)
+    watch = Watch(Path(out), values, checkpoint_minutes, images, val, stop_on_collapse, identity(values, images))
     try:
         if learner.method.pretrains and seen > 0:
             with torch.random.fork_rng(devices=[]):
@@ -125,16 +134,43 @@ def fit(
     finally:
         learner.stop_hearing()
     watch.raise_if_interrupted()
+    encoders.assert_finite(learner.method.encoder, f"the encoder that {method} trained; try a smaller learning rate")
     if learner.global_rank == 0:
         watch.write_metrics()
         said = {"images_seen": watch.images_seen, "verdict": watch.verdict}
         said |= {"dataset": images.name, "pretrained_on": images.name if learns.pretrains else ""}
         card = {**values, **said, "licence": images.card.licence, **made_by()}
+        # First: an encoder must never lie beside another run's decoder.
+        (Path(out) / "decoder.safetensors").unlink(missing_ok=True)
         encoders.save_encoder(learner.method.encoder, Path(out) / "encoder.safetensors", card)
         if hasattr(learner.method, "decoder"):
             encoders.save_weights(learner.method.decoder, Path(out) / "decoder.safetensors", card)
         watch.checkpoint.unlink(missing_ok=True)
     return learner.method.encoder.cpu().eval()
+
+
+def count(name: str, value: object) -> int | None:
+    """A value of `COUNTS` as Python's own number, also where it is numpy's; ValueError where it can be none."""
+    if value is None and name in ("batch_size", "images_seen"):
+        return None
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is {value!r}; it is a whole number") from None
+    if not COUNTS[name] <= number < 2**63:
+        raise ValueError(f"{name} is {number}; it is {COUNTS[name]} or more, and below 2^63")
+    return number
+
+
+def identity(values: dict, images: Images) -> str:
+    """What a checkpoint must have been made with for a training to go on from it.
+
+    That is, besides the values, what the method has of itself, and which images of the dataset they are.
+    """
+    own = {name: option.default for name, option in all_options(values["method"]).items()}
+    columns = [name for name in ("image_id", "label", "modality", "weight") if name in images.table]
+    table = hashlib.sha256(images.table[columns].to_csv(index=False).encode()).hexdigest()
+    return json.dumps({**values, "options": own | values.get("options", {}), "table": table})
 
 
 def check_budget(method: type[Method], n: int, batch_size: int, seen: int, accumulate: int, devices: int) -> None:
@@ -185,7 +221,7 @@ def train(
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
         # What torch's compiler says of torch itself.
         warnings.filterwarnings("ignore", module=r"torch\.(_dynamo|_functorch|_inductor|jit)\b")
-        pl.Trainer(
+        trainer = pl.Trainer(
             max_epochs=epochs,
             accelerator="auto",
             devices=devices,
@@ -193,13 +229,18 @@ def train(
             sync_batchnorm=devices > 1 and torch.cuda.is_available(),
             precision=precision(side),
             callbacks=callbacks,
+            plugins=[PlainCheckpoints()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,  # each process takes its part of every batch itself
             reload_dataloaders_every_n_epochs=1,  # the order of the images is drawn from (seed, epoch)
-        ).fit(learner, ckpt_path=checkpoint, weights_only=True)
+        )
+        try:
+            trainer.fit(learner, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C would end a notebook's kernel
+            raise KeyboardInterrupt from stop
 
 
 def precision(side: int = 32) -> str:
@@ -262,12 +303,12 @@ class Pretraining(pl.LightningModule):
         self.steps = self.epochs * self.batches
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            channels = 1 if images.stored_pixels.ndim == 3 else images.stored_pixels.shape[1]
-            encoder = encoders.build(values["encoder"], channels, self.seed)
+            encoder = encoders.build(values["encoder"], images.channels, self.seed)
             made = partial(named_method(values["method"]).made, **values.get("options", {}))
             self.method: Method = EncoderDecoder(encoder, made) if values["decoder"] else made(encoder)
         self.method.to(memory_format=torch.channels_last)
         self.side = min(round(crops.size * images.size) for crops in self.method.crops)
+        encoders.assert_large_enough(values["encoder"], self.side)
         self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)
         self.labels = torch.from_numpy(images.labels)
         self.pixels, self.pace, self.dealt = None, None, None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import sys
 import threading
 import time
+import zipfile
 from copy import deepcopy
 from itertools import takewhile
 from pathlib import Path
@@ -18,6 +18,8 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from lightly.utils import dist
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -48,9 +50,11 @@ class Watch(pl.Callback):
         images: Images | None = None,
         val: Images | None = None,
         stop_on_collapse: bool = False,
+        run: str = "",
     ):
         self.out, self.values, self.checkpoint_seconds = out, values, 60 * checkpoint_minutes
         self.images, self.val, self.stop_on_collapse = images, val, stop_on_collapse
+        self.run = run  # what tells this training from others: `pretrain.identity`
         self.checkpoint = out / "checkpoint.ckpt"
         self.start: dict[str, float] = {}  # the geometry of the random initialisation
         self.rows: list[dict] = []
@@ -198,7 +202,7 @@ class Watch(pl.Callback):
     def state_dict(self) -> dict:
         kept = {name: getattr(self, name) for name in KEPT}
         embedded = [each and tuple(z if z is None else z.cpu() for z in each) for each in self.learner.embedded]
-        return {**kept, "embedded": embedded, "values": json.dumps(self.values)}
+        return {**kept, "embedded": embedded, "run": self.run}
 
     def load_state_dict(self, state: dict) -> None:
         for name in KEPT:
@@ -209,16 +213,34 @@ class Watch(pl.Callback):
             self.learner.embedded.append(seen)
 
     def checkpoint_of_this_run(self) -> str | None:
-        """The checkpoint to go on from: one that was made with the same values as this run."""
+        """The checkpoint to go on from: one that was made by the same call; ValueError when it is damaged."""
         if not self.checkpoint.exists():
             return None
-        kept = torch.load(self.checkpoint, weights_only=True)["callbacks"][self.state_key]["values"]
-        return str(self.checkpoint) if kept == json.dumps(self.values) else None
+        try:
+            with zipfile.ZipFile(self.checkpoint) as file:
+                damaged = file.testzip()  # torch itself does not look at the checksums
+            kept = torch.load(self.checkpoint, weights_only=True)["callbacks"][self.state_key]
+        except Exception as error:  # what a damaged file raises is not documented
+            damaged = str(error) or type(error).__name__
+        if damaged:
+            raise ValueError(f"{self.checkpoint} is damaged ({damaged}): delete it to start anew")
+        if kept.get("run") != self.run:
+            rank_zero_only(print)(f"{self.checkpoint} is of another training: this one starts anew, and replaces it")
+            return None
+        return str(self.checkpoint)
 
     def write_metrics(self) -> None:
         signs = [name for row in self.rows[:1] for name in row if name not in METRICS]
         with whole(self.out / "metrics.csv") as aside:
             pd.DataFrame(self.rows, columns=METRICS + signs).to_csv(aside, index=False)
+
+
+class PlainCheckpoints(TorchCheckpointIO):
+    """Written to where they belong. Lightning's go through the system's folder for temporary files, which may be small,
+    and where each kill would leave one."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: object = None) -> None:
+        torch.save(checkpoint, path)
 
 
 # kind of collapse -> what is seen, what it usually comes from, what helps

@@ -2,8 +2,10 @@
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 import torchvision
+from safetensors.torch import save_file
 
 from mednb import encoders, unet
 
@@ -88,8 +90,6 @@ def test_feature_maps_are_those_of_a_unets_encoder_and_pool_to_the_embedding(nam
 
 
 def test_timm_takes_the_weights_of_resnets_and_convnexts(tmp_path):
-    import timm
-
     for name in ("resnet18", "convnext_tiny"):
         encoder = encoders.build(name, seed=1).eval()
         encoders.save_encoder(encoder, tmp_path / "encoder.safetensors", {"encoder": name})
@@ -162,6 +162,64 @@ def test_foreign_weights_that_do_not_fit_name_what_is_wrong(tmp_path):
     torch.save({"a": 1}, tmp_path / "empty.pth")
     with pytest.raises(ValueError, match=r"empty\.pth holds no weights"):
         encoders.load(tmp_path / "empty.pth", encoder="resnet18")
+
+
+OTHERS = {  # networks that have all names of the one that is asked for, and more
+    "resnet34": ("resnet18", lambda: torchvision.models.resnet34()),
+    "resnet101": ("resnet50", lambda: torchvision.models.resnet101()),
+    "seresnet18": ("resnet18", lambda: timm.create_model("seresnet18")),
+    "convnext_small": ("convnext_tiny", lambda: timm.create_model("convnext_small")),
+}
+
+
+@pytest.mark.parametrize("theirs", OTHERS)
+def test_the_weights_of_a_larger_network_are_refused(theirs, tmp_path):
+    asked, build = OTHERS[theirs]
+    torch.save({f"module.{k}": v for k, v in build().state_dict().items()}, tmp_path / "theirs.pth")
+    with pytest.raises(ValueError, match=rf"theirs\.pth holds (layer|stages).* more that {asked} does not have"):
+        encoders.load(tmp_path / "theirs.pth", encoder=asked, channels=3)
+
+
+BROKEN = {
+    "empty.pth": lambda whole: b"",
+    "cut.pth": lambda whole: whole[: len(whole) // 2],
+    "page.pth": lambda whole: b"<!DOCTYPE html><html>not found</html>",
+    "empty.safetensors": lambda whole: b"",
+    "page.safetensors": lambda whole: b"<!DOCTYPE html><html>not found</html>",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_damaged_file_of_weights_is_said_to_be_one_and_nobody_is_told_to_run_it(name, tmp_path):
+    torch.save(encoders.build("resnet18", seed=0).state_dict(), tmp_path / "whole.pth")
+    (tmp_path / name).write_bytes(BROKEN[name]((tmp_path / "whole.pth").read_bytes()))
+    with pytest.raises(ValueError, match=rf"{name} is damaged, or no file of weights \(.+\): download it") as refused:
+        encoders.load(tmp_path / name, encoder="resnet18")
+    assert "trust" not in str(refused.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1j])
+def test_weights_that_are_no_real_numbers_are_refused(bad, tmp_path):
+    state = encoders.build("resnet18", seed=0).state_dict()
+    torch.save(state | {"bn1.weight": state["bn1.weight"] * bad}, tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=r"bad\.pth: bn1\.weight holds numbers that are not finite, or not real"):
+        encoders.load(tmp_path / "bad.pth", encoder="resnet18")
+
+
+def test_what_is_no_encoder_of_ours_is_a_sentence(tmp_path):
+    encoder = encoders.build("resnet18", seed=0)
+    encoders.save_weights(encoder.layer1, tmp_path / "decoder.safetensors", {"encoder": "resnet18"})
+    with pytest.raises(ValueError, match=r"decoder\.safetensors lacks conv1\.weight and"):
+        encoders.load(tmp_path / "decoder.safetensors")
+    encoders.save_weights(encoder, tmp_path / "e.safetensors", {"encoder": "resnet34", "channels": 1})
+    with pytest.raises(ValueError, match=r"e\.safetensors lacks layer1\.2\."):
+        encoders.load(tmp_path / "e.safetensors")
+    for told in ("no JSON", "[1, 2]", "3"):
+        save_file({"a": ONE}, tmp_path / "told.safetensors", metadata={"mednb": told})
+        with pytest.raises(ValueError, match=r"told\.safetensors is not an encoder that mednb saved"):
+            encoders.load(tmp_path / "told.safetensors")
+    with pytest.raises(FileNotFoundError, match="there is no encoder at"):
+        encoders.load(tmp_path)
 
 
 def test_imagenets_weights_come_from_torchs_cache_or_a_file_and_are_never_downloaded(tmp_path, monkeypatch):

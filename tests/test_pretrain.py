@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from contextlib import nullcontext
@@ -23,6 +24,7 @@ from mednb.datasets import load
 from mednb.graphs import Recorded
 from mednb.methods import METHODS
 from mednb.methods.base import Crops, OfProjections
+from mednb.methods.simclr import SimCLR
 
 pytestmark = pytest.mark.usefixtures("tiny_encoder")
 VALUES = {"method": "simclr", "encoder": "tiny", "seed": 0, "batch_size": 8, "pairs": "same_image"}
@@ -341,10 +343,73 @@ def test_what_was_seen_is_kept_on_the_processor_and_goes_on_where_the_training_i
     assert (second.a.device.type, second.b.device.type, second.z) == ("meta", "meta", None)
 
 
-def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path):
-    of_this = watch.Watch(tmp_path, {"epochs": 4}, 0)
-    torch.save({"callbacks": {of_this.state_key: {"values": '{"epochs": 9}'}}}, of_this.checkpoint)
-    assert of_this.checkpoint_of_this_run() is None
+def test_a_checkpoint_of_other_values_is_not_gone_on_from(tmp_path, capsys):
+    of_this = watch.Watch(tmp_path, {}, 0, run='{"epochs": 4}')
+    for kept in ({"run": '{"epochs": 9}'}, {"values": '{"epochs": 4}'}):
+        torch.save({"callbacks": {of_this.state_key: kept}}, of_this.checkpoint)
+        assert of_this.checkpoint_of_this_run() is None
+        assert "checkpoint.ckpt is of another training: this one starts anew" in capsys.readouterr().out
+    torch.save({"callbacks": {of_this.state_key: {"run": '{"epochs": 4}'}}}, of_this.checkpoint)
+    assert of_this.checkpoint_of_this_run() == str(of_this.checkpoint)
+
+
+def test_a_training_is_told_from_others_by_its_images_their_weights_and_the_methods_own_values(images, monkeypatch):
+    values = {"method": "simclr", "images_seen": 50}
+    half = len(images) // 2
+    said = [
+        pretrain.identity(values, images.take(slice(half))),
+        pretrain.identity(values, images.take(slice(half, 2 * half))),
+        pretrain.identity(values, replace(images, table=images.table.assign(weight=2.0))),
+        pretrain.identity(values, images),
+        pretrain.identity(values | {"options": {"temperature": 0.3}}, images),
+    ]
+    assert len(set(said)) == 5
+    assert pretrain.identity(values | {"options": {"temperature": 0.2}}, images) == said[3]
+    monkeypatch.setattr(SimCLR, "lr", 5e-4)
+    assert pretrain.identity(values, images) not in said
+
+
+DAMAGE = {
+    "empty": lambda whole: b"",
+    "cut off": lambda whole: whole[: len(whole) // 2],
+    "another file": lambda whole: b"hello" * 100,
+    "a byte changed": lambda whole: (
+        whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_a_sentence_and_is_never_gone_on_from(tmp_path, damage):
+    of_this = watch.Watch(tmp_path, {}, 0)
+    torch.save({"callbacks": {of_this.state_key: {"run": ""}}, "state": torch.zeros(1000)}, of_this.checkpoint)
+    assert of_this.checkpoint_of_this_run() is not None
+    of_this.checkpoint.write_bytes(DAMAGE[damage](of_this.checkpoint.read_bytes()))
+    with pytest.raises(ValueError, match=r"checkpoint\.ckpt is damaged \(.+\): delete it to start anew"):
+        of_this.checkpoint_of_this_run()
+
+
+def test_a_checkpoint_needs_no_room_but_that_of_its_folder(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, checkpoint_minutes=0, out=tmp_path / "run")
+    assert [path.name for path in sorted((tmp_path / "run").iterdir())] == ["encoder.safetensors", "metrics.csv"]
+
+
+def test_an_encoder_never_lies_beside_another_runs_decoder(images, tmp_path):
+    values = {"encoder": "resnet18", "batch_size": 8, "images_seen": 8, "out": tmp_path}
+    pretrain.fit(images, "simclr", decoder=True, **values)
+    assert (tmp_path / "decoder.safetensors").exists()
+    pretrain.fit(images, "simclr", **values)
+    assert not (tmp_path / "decoder.safetensors").exists()
+
+
+def test_ctrl_c_before_the_first_round_is_one_in_a_notebook_too(images, tmp_path, monkeypatch):
+    def interrupt(learner):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "estimate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path)
 
 
 # -------------------- which images, which views
@@ -544,7 +609,7 @@ def test_no_options_are_no_options(images, tmp_path):
     [
         ("simclr", {"queue": 9}, "simclr has no option 'queue'"),
         ("spark", {"cell": 40}, "fill images of 32"),
-        ("densecl", {"stride": 5}, "stride is 5; choose one of 4, 8, 16, 32"),
+        ("densecl", {"stride": 5}, "stride is 5, and should be one of 4, 8, 16, 32"),
     ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_written(images, tmp_path, method, options, why):
@@ -579,8 +644,12 @@ def test_an_unknown_name_is_refused_with_the_choices(images, tmp_path, name):
         ({"accumulate": 5}, "batch_size 8 is too small for 5 parts on each of 1 devices"),
         ({"accumulate": 2, "method": "byol"}, "the loss of BYOL needs more than the projections"),
         ({"accumulate": 2, "decoder": True}, "the loss of EncoderDecoder needs more than the projections"),
-        ({"epochs": -1}, "epochs and images_seen are 0 or more; this is -"),
-        ({"images_seen": -3}, "epochs and images_seen are 0 or more; this is -3 images"),
+        ({"epochs": -1}, "epochs is -1; it is 0 or more"),
+        ({"images_seen": -3}, "images_seen is -3; it is 0 or more"),
+        ({"accumulate": 0}, "accumulate is 0; it is 1 or more"),
+        ({"devices": 1.5}, "devices is 1.5; it is a whole number"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424; it is 0 or more, and below 2\\^63"),
+        ({"seed": None}, "seed is None; it is a whole number"),
         ({"devices": 5}, "batch_size 8 is too small for 1 parts on each of 5 devices"),
     ],
 )
@@ -602,6 +671,46 @@ def test_spark_refuses_a_size_without_cells_before_it_starts(images, tmp_path):
     with pytest.raises(ValueError, match="fill images of 148: take a multiple of 32"):
         pretrain.fit(replace(images, size=148), "spark", batch_size=4, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("method", "options", "side"), [("simclr", {}, 16), ("swav", {"small_crops": 2}, 32)])
+def test_a_convnext_refuses_views_that_it_makes_nothing_of(images, tmp_path, method, options, side):
+    values = {"encoder": "convnext_tiny", "batch_size": 8, "options": options, "out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=r"convnext_tiny needs images of 32 pixels or more, .* have 16"):
+        pretrain.fit(replace(images, size=side), method, **values)
+    assert not (tmp_path / "run").exists()
+
+
+def test_val_with_other_channels_is_refused(images, tmp_path):
+    colour = replace(images, stored_pixels=np.repeat(images.stored_pixels[:, None], 3, axis=1))
+    with pytest.raises(ValueError, match="val has images of 3 channels, and images of 1"):
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, val=colour, out=tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_trained(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain, "train", lambda *_: pytest.fail("it trains"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file/run cannot be written to"):
+        pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, out=tmp_path / "file" / "run")
+
+
+def test_numbers_may_be_numpys(images, tmp_path):
+    numbers = {"seed": np.int64(3), "epochs": np.int32(1), "batch_size": np.int64(8)}
+    pretrain.fit(images, "simclr", encoder="tiny", checkpoint_minutes=0, out=tmp_path / "numpy", **numbers)
+    numbers = {name: int(number) for name, number in numbers.items()}
+    pretrain.fit(images, "simclr", encoder="tiny", checkpoint_minutes=0, out=tmp_path / "own", **numbers)
+    assert same(state(tmp_path / "numpy"), state(tmp_path / "own"))
+    assert encoders.model_card(tmp_path / "numpy" / "encoder.safetensors")["seed"] == 3
+
+
+def test_an_encoder_that_is_not_finite_after_the_last_step_is_not_kept(images, tmp_path):
+    with pytest.raises(
+        FloatingPointError, match="not finite in the encoder that simclr trained; try a smaller learning"
+    ):
+        pretrain.fit(
+            images, "simclr", encoder="tiny", batch_size=len(images), epochs=1, out=tmp_path, options={"lr": 3e38}
+        )
+    assert not (tmp_path / "encoder.safetensors").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path, monkeypatch):

@@ -88,7 +88,12 @@ def test_the_names_of_methods_are_those_of_their_files():
         ("byol", {"lr": -1}, "lr is -1.0, and should be 0 or more"),
         ("byol", {"tau": 1.5}, "tau is 1.5, and should be from 0 to 1"),
         ("moco", {"temperature": 0}, "temperature is 0.0, and should be above 0"),
-        ("moco", {"temperature": float("nan")}, "temperature is nan, and should be above 0"),
+        ("moco", {"temperature": float("nan")}, "temperature is nan, and should be a finite number"),
+        ("simclr", {"lr": float("inf")}, "lr is inf, and should be a finite number"),
+        ("simclr", {"lr": 10**400}, "lr: it is too large; its default is 0.001"),
+        ("vicregl", {"stride": 5}, "stride is 5, and should be one of 4, 8, 16, 32"),
+        ("dino", {"epsilon": 0.001}, "epsilon is 0.001, and should be 0.003 or more"),
+        ("swav", {"prototypes": 4}, "prototypes is 4, and should be at least 8"),
         ("moco", {"queue": 0}, "queue is 0, and should be at least 1"),
         ("spark", {"hidden": 1}, "hidden is 1.0, and should be between 0 and 1"),
         ("byol", {"optimiser": "adam"}, "optimiser 'adam' is unknown; choose one of adamw, sgd, lars"),
@@ -103,6 +108,8 @@ def test_an_option_that_the_method_does_not_have_is_a_sentence_that_lists_those_
 def test_every_method_says_what_can_be_set_and_takes_it():
     assert not list(misset({"method": "spark", "options": {"cell": 8}, "size": 64}))
     assert not list(misset({"method": "moco", "options": {"queue": 65536, "temperature": 1, "clip": 5, "lr": 1e-4}}))
+    assert not list(misset({"method": "dino", "options": {"epsilon": None, "clip": None}}))
+    assert not list(misset({"method": "swav", "options": {"queue": 0, "small_crops": 0, "prototypes": 8}}))
     for name, method in methods.METHODS.items():
         known = methods.options(name)
         assert all(each.kind for each in known.values())

@@ -44,6 +44,11 @@ class Images:
         """Names of the labels, in the order of their codes; the same for every subset."""
         return list(self.card.classes)
 
+    @property
+    def channels(self) -> int:
+        """1 of grey images, 3 of colour."""
+        return 1 if self.stored_pixels.ndim == 3 else self.stored_pixels.shape[1]
+
     @cached_property
     def pixels(self) -> np.ndarray:
         """(N, H, W) or (N, 3, H, W), uint8 or uint16: a memory map of the whole store, or the rows of this subset, read
@@ -130,7 +135,7 @@ class Images:
     def __repr__(self) -> str:
         counts = self.table["label"].value_counts()
         labels = ", ".join(f"{label} {counts.get(label, 0):,}" for label in self.classes)
-        kind = ", in colour" if self.stored_pixels.ndim == 4 else ""
+        kind = ", in colour" if self.channels > 1 else ""
         kind += ", with 16 bits" if self.stored_pixels.dtype == np.uint16 else ""
         kind += ", weighted" if "weight" in self.table and (self.table["weight"] != 1).any() else ""
         more = (

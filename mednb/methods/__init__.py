@@ -2,9 +2,10 @@
 
 import difflib
 import inspect
+import math
 
 from mednb.methods.barlowtwins import BarlowTwins
-from mednb.methods.base import OPTIMISERS, RECIPE
+from mednb.methods.base import OPTIMISERS, RECIPE, STRIDES, Method
 from mednb.methods.byol import BYOL
 from mednb.methods.densecl import DenseCL
 from mednb.methods.dino import DINO
@@ -39,6 +40,11 @@ METHODS = {
     "spark": SparK,
 }
 
+# The least of whole numbers where it is not 1: SwAV needs neither queue nor small crops, and a collapse to a few
+# prototypes, or classes, can be told only where there are more.
+LEAST = {("swav", "queue"): 0, ("swav", "small_crops"): 0, ("dino", "small_crops"): 0}
+LEAST |= {("swav", "prototypes"): 8, ("dino", "width"): 8}
+
 
 def method(name: str):
     """The method of that name."""
@@ -54,7 +60,7 @@ def options(name: str) -> dict[str, Parameter]:
         return {}
     own = list(inspect.signature(of).parameters.values())[1:]
     defaults = {each.name: (each.default, each.annotation) for each in own}
-    defaults |= {each: (getattr(of, each), "float") for each in RECIPE}
+    defaults |= {each: (getattr(of, each), Method.__annotations__.get(each, "float")) for each in RECIPE}
     return {each: Parameter(each, default, str(kind)) for each, (default, kind) in defaults.items()}
 
 
@@ -84,12 +90,17 @@ def in_range(name: str, option: str, value: object) -> tuple[bool, str]:
     """Whether a method can be trained with a number, and with which numbers it can."""
     if isinstance(value, (bool, str)) or value is None:
         return True, "anything"
+    if option == "stride":
+        return value in STRIDES, f"one of {', '.join(map(str, STRIDES))}"
     if isinstance(value, int):  # widths, lengths of queues, sides of cells
-        least = 0 if option == "small_crops" or (name, option) == ("swav", "queue") else 1  # SwAV needs neither
-        return value >= least, f"at least {least}"
+        return value >= (least := LEAST.get((name, option), 1)), f"at least {least}"
+    if not math.isfinite(value):
+        return False, "a finite number"
     if option == "hidden":
         return 0 < value < 1, "between 0 and 1: something has to be hidden and something to be seen"
-    if option in ("temperature", "epsilon", "clip"):
+    if option == "epsilon":
+        return value >= 0.003, "0.003 or more: 64 bits do not hold what Sinkhorn's algorithm makes of less"
+    if option in ("temperature", "clip"):
         return value > 0, "above 0"
     if option in ("m", "tau", "dense", "alpha"):
         return 0 <= value <= 1, "from 0 to 1"

@@ -82,8 +82,6 @@ class Method(nn.Module):
     def check(cls, images: Images, **options: object) -> None:
         """ValueError, before anything is built or written, when the method with these options cannot learn from these
         images."""
-        if options.get("stride", STRIDES[0]) not in STRIDES:
-            raise ValueError(f"stride is {options['stride']}; choose one of {', '.join(map(str, STRIDES))}")
 
     def loss(self, *views: Tensor, **wanted: Tensor) -> Tensor:
         """Batches of views (N, C, H, W), row i of all showing the same thing -> one number."""

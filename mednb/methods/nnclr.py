@@ -14,8 +14,8 @@ class NNCLR(Method):
 
     Two views of an image differ by what a policy can do; a friend differs by what nature can. The friends come from a
     support set, a queue of projections. In small sets an image would nearly always find itself there, so that only
-    other images may be friends. As in lightly, friends repel friends and predictions repel predictions, where the
-    paper has each prediction tell its friend from the other friends alone.
+    other images may be friends. As in lightly, friends repel friends and predictions repel predictions besides, where
+    the paper has each friend tell its prediction from the other predictions alone.
     """
 
     batch_size = 128

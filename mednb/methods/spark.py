@@ -89,7 +89,9 @@ def cell_of(side: int, wanted: int | None = None) -> int:
     wanted = wanted or min(32, side // 4)
     fit = [n for n in range(min(wanted, side // 2), max(1, wanted // 2 - 1), -1) if side % n == 0]
     if not fit:
-        raise ValueError(f"no cells of {wanted // 2} to {wanted} pixels fill images of {side}: take a multiple of 32")
+        others = ", ".join(str(n) for n in range(2, side // 2 + 1) if side % n == 0)
+        told = f"no cells of {max(2, wanted // 2)} to {wanted} pixels fill images of {side}: take a multiple of 32"
+        raise ValueError(told + (f", or set cell to one of {others}" if others else ""))
     return fit[0]
 
 

@@ -91,6 +91,13 @@ def misset(values: dict) -> Iterator[str]:
         except ValueError as error:
             yield f"options: {error}"
             return
+    if str(values.get("encoder")).startswith("convnext") and "size" in values:
+        from mednb.encoders import assert_large_enough  # as well
+
+        try:
+            assert_large_enough(values["encoder"], values["size"] // (2 if options.get("small_crops") else 1))
+        except ValueError as error:
+            yield f"size: {error}"
     if values.get("method") == "spark" and "size" in values:
         from mednb.methods.spark import cell_of
 

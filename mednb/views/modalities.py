@@ -105,6 +105,8 @@ def by_modality(table: pd.DataFrame | None, otherwise: Policy | None = None) -> 
     if table is None:
         raise ValueError(f"views '{BY_MODALITY}' need the images' table, which says the modality of each")
     modality = pd.Categorical(table["modality"])
+    if (modality.codes < 0).any():
+        raise ValueError(f"{table['image_id'][(modality.codes < 0).argmax()]} has no modality, by which views are made")
     found = {each: POLICIES.get(LIKE.get(each, each), otherwise) for each in modality.categories}
     if unknown := [each for each, of in found.items() if of is None]:
         raise ValueError(f"modality '{unknown[0]}' has no policy; choose one of {', '.join(POLICIES)} for all images")
