@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mednb: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"mednb: {stop or 'stopped'}", file=sys.stderr)
+        print(f"mednb: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
 
 
@@ -91,6 +91,8 @@ def run_notebook(asked: argparse.Namespace) -> None:
     known = notebook.parameters(asked.notebook)
     if asked.help:
         return print(f"{asked.notebook} takes:", *known.values(), sep="\n  ")
+    if asked.out == "":
+        raise ValueError("--out is empty; name a folder")
     values = {}
     for name, text in [*asked.values, *([["out", asked.out]] if asked.out and "out" in known else [])]:
         if name not in known:

@@ -41,8 +41,8 @@ def assert_writable(folder: str | Path) -> None:
 def read_json(path: str | Path) -> dict:
     """What a file of `write_json` holds; ValueError that names it when it is damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and run what wrote it again") from error
 
 

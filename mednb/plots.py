@@ -445,7 +445,8 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
             several = len(runs) > 1
             for _, run in runs:
                 thin = {"linewidth": 0.7, "alpha": 0.6} if several else {"linewidth": 1.8}
-                ax.plot(run["epoch"], run[name], color=colour, linestyle=line, **thin)
+                alone = "o" if len(run) == 1 else None  # of one epoch a line would show nothing
+                ax.plot(run["epoch"], run[name], color=colour, linestyle=line, marker=alone, markersize=4, **thin)
             kinds = list(group.groupby(kind, dropna=False))
             for values, of_kind in kinds if several else ():
                 mean = of_kind.groupby("epoch")[name].agg(["mean", "size"])

@@ -185,6 +185,8 @@ class Watch(pl.Callback):
         return len(late) >= 3 and all(collapse(row, self.start) for row in late[-3:])
 
     def raise_if_interrupted(self) -> None:
+        if self.interrupted and self.signal == signal.SIGTERM:
+            signal.raise_signal(self.signal)  # all is saved: now whoever else listens decides, or it ends the process
         if self.interrupted:
             raise KeyboardInterrupt(f"interrupted; the same call goes on from {self.checkpoint}")
 

@@ -221,6 +221,12 @@ def test_a_dataset_is_not_mixed_with_the_one_that_it_was_taken_from(shelf, monke
     assert "Its images are those of busi" in datasets.card_text("breastmnist")
 
 
+@pytest.mark.parametrize("across", [0, -1, 1.5, float("nan"), "a", True])
+def test_a_likeness_that_is_none_is_refused_and_does_not_switch_off_the_guard(shelf, across):
+    with pytest.raises(ValueError, match=r"across is .*; it is a correlation, above 0 and up to 1, or None"):
+        mixes.mix("a+b", across=across)
+
+
 def test_a_folder_that_holds_the_other_dataset_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "tiny", tiny_source)
     tiny_source.draw(tmp_path)

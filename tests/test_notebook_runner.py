@@ -12,6 +12,7 @@ import pytest
 import tiny
 
 from mednb.parameter import Parameter
+from mednb.study import notebook
 from mednb.study.notebook import RunFailed, code_hash, parameters, run, unknown
 
 PARAMETERS = """\
@@ -162,6 +163,49 @@ def test_a_dead_kernel_is_noticed_and_its_cell_is_marked(tmp_path, end, why):
     assert time.monotonic() - started < 30
     cells = nbformat.read(tmp_path / "out/notebook.failed.ipynb", 4).cells
     assert [bool(cell.outputs) for cell in cells] == [False, False, True, False]
+
+
+def listens(to):
+    """A shell lets what it starts in the background ignore Ctrl-C, and so do its children."""
+    return signal.getsignal(to) != signal.SIG_IGN
+
+
+ASKED = """
+import os, signal, time
+def keep(*_):
+    open(f"{out}/kept", "w")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+signal.signal(signal.SIGTERM, keep)
+open(f"{out}/pid", "w").write(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ask", [each for each in (signal.SIGINT, signal.SIGTERM) if listens(each)])
+def test_a_notebook_that_is_stopped_may_save_what_it_has_done(tmp_path, ask):
+    book = tiny.notebook(tmp_path / "a.ipynb", PARAMETERS, ASKED)
+    command = [sys.executable, "-m", "mednb.cli", "notebook", book, "--out", tmp_path]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    pid = int(tiny.within(60, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    process.send_signal(ask)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (tmp_path / "kept").exists() and not tiny.alive(pid)
+    assert "mednb: stopped (see " in said and "the same command goes on" in said
+
+
+@pytest.mark.slow
+def test_a_kernel_that_does_not_listen_is_ended_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "PATIENCE", 0.5)
+    deaf = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\ntime.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE, start_new_session=True) as process:
+        process.stdout.readline()
+        notebook.end(process)
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

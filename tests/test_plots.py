@@ -187,6 +187,13 @@ def test_training_curves_have_a_loss_for_each_and_four_shared_panels(rows):
     assert len(figure.axes[0].lines) == 1
 
 
+def test_of_one_epoch_training_curves_show_a_point(rows):
+    once = rows["metrics"].query("epoch == 0")
+    figure = plots.training_curves(once[once["initialisation"] == "byol"])
+    assert_sound(figure, 1 + 4)
+    assert {line.get_marker() for line in figure.axes[0].lines[:2]} == {"o"}
+
+
 def test_the_mean_of_training_curves_ends_where_the_first_seed_does(rows):
     alone = rows["metrics"].query("initialisation == 'byol'")
     last = alone["epoch"].max()

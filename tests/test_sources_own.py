@@ -328,11 +328,40 @@ def test_the_table_says_who_what_and_where(tmp_path):
         ("age", "label", "has two columns label; leave one of them out"),
         ("age", "Patient ", "has two columns patient; leave one of them out"),
         ("age", "weight", "has a column weight, a name that mednb gives something else"),
+        ("patient", "patient_name", "has a column 'patient_name'; call it patient, or what it is"),
+        ("patient", "PatientID", "has a column 'PatientID'; call it patient"),
+        ("patient", "subject_id", "has a column 'subject_id'; call it patient"),
+        ("patient", "MRN", "has a column 'MRN'; call it patient"),
+        ("patient", "name of the patient", "has a column 'name of the patient'; call it patient"),
+        ("age", "patient_name", "has a column 'patient_name'; leave it out: whose an image is stands in patient"),
+        ("age", "subject", "has a column 'subject'; leave it out"),
     ],
 )
 def test_a_column_that_is_misspelt_or_comes_twice_is_not_lost_without_a_word(tmp_path, column, called, said):
     twins.table(tmp_path).rename(columns={column: called}).to_csv(tmp_path / "my.csv", index=False)
     assert said in sentence(tmp_path, "my.csv")
+
+
+def test_columns_that_tell_something_about_patients_but_not_who_they_are_stay(tmp_path):
+    twins.table(tmp_path).rename(columns={"age": "patient_age"}).to_csv(tmp_path / "my.csv", index=False)
+    assert "patient_age" in datasets.load("folder", tmp_path, size=32, table="my.csv").table
+
+
+@pytest.mark.parametrize("where", ["my.csv", "beside/my.csv"])
+def test_a_comma_too_many_in_each_line_shifts_no_column_and_tells_no_name(tmp_path, where):
+    table = tmp_path / where
+    table.parent.mkdir(exist_ok=True)
+    head, *lines = twins.table(tmp_path / "images").to_csv(index=False).splitlines()
+    table.write_text("\n".join([head, *(f"{line}," for line in lines)]))
+    (tmp_path / "images/my.csv").write_text(table.read_text())
+    said = sentence(tmp_path / "images", "my.csv" if where == "my.csv" else str(table))
+    assert "cannot be read as a table" in said and "does not match" in said and "Patient" not in said
+
+
+def test_a_table_that_leaves_nothing_to_train_on_says_so(tmp_path):
+    twins.table(tmp_path).assign(split="test").to_csv(tmp_path / "my.csv", index=False)
+    with pytest.raises(ValueError, match="all images are test by their table: none is left to train on"):
+        datasets.load("folder", tmp_path, size=32, table="my.csv")
 
 
 def test_who_is_tested_does_not_depend_on_the_salt(tmp_path, monkeypatch):

@@ -239,6 +239,10 @@ def test_everything_wrong_is_said_at_once(written):
         ("stages: [", "is not YAML"),
         ("study: tiny", "stages: none is named"),
         ("study: a/b\nstages: {pretrain: }", "'a/b' names a folder"),
+        ("stages: {pretrain: }\nprofiles: {../a: {}}", "profiles: '../a' names a folder"),
+        ("stages: {pretrain: }\ngrid: &a {seed: *a}", "Circular reference"),
+        ("stages: {pretrain: }\ngrid: {dataset: folder}", "dataset folder: say where your images are, with --data"),
+        ("stages: {pretrain: }\ngrid: {dataset: busi+busi}", "busi stands in the mix busi+busi twice"),
         ("stages: {pretrain: 3}", "stages.pretrain: 3 is not a mapping"),
         ("stages: {pretrian: {}}", "did you mean 'pretrain'?"),
         ("stages: {pretrain: {notebook: no.ipynb}}", "no.ipynb"),
@@ -280,7 +284,7 @@ def test_what_a_study_would_cost_is_said_before_its_data_are_there(written, tmp_
     plan = read(written(("pretrain",), grid, rate=10), without_data=True)
     assert plan.images_seen() == [3 * 468] * 2  # three epochs of three fifths of BUSI; none sees nothing
     said = graph.cost(plan)
-    assert said[0] == "all 4 runs: 2 pretrain on 2,808 images, counted as often as seen"
+    assert said[0] == "all 4 runs: 2 pretrain on about 2,808 images, counted as often as seen"
     assert said[1].startswith("at 10 images a second that is about 0.1 hours of one device")
     assert said[2].startswith("missing: dataset busi: there is no folder")
     grid |= {"images_seen": 18_000_000}

@@ -30,6 +30,17 @@ from mednb.study.values import NAMED, faults, misset, names
         ("limit", 0, "0 is too few"),
         ("steps", -3, "-3 is too few"),
         ("seed", -1, "-1 is too few; it is 0 or more"),
+        ("seed", 2**32, "4294967296 is too large; seeds are below 2^32"),
+        ("out", " ", "it is empty; name a folder"),
+        ("dataset", "busi+busbra+busi", "busi stands in the mix busi+busbra+busi twice"),
+        ("rates", [1e-3, -0.1], "-0.1 is no rate, above 0"),
+        ("rates", [float("nan")], "nan is no rate"),
+        ("rates", [float("inf")], "inf is no rate"),
+        ("lengths", [0.5, 5], "5 is no share of the steps, above 0 and up to 1"),
+        ("more", {"across": 2}, "across is 2; it is a correlation, above 0 and up to 1, or None"),
+        ("more", {"across": float("nan")}, "across is nan; it is a correlation"),
+        ("more", {"across": "a"}, "across is 'a'; it is a correlation"),
+        ("more", {"table": 5}, "table: 5 is no path of a CSV file"),
         ("more", {"arround": "lesion"}, "load takes no 'arround'; did you mean 'around'?"),
         ("more", {"fold": 3}, "load takes no 'fold'"),  # a parameter of its own
         ("more", {"resize": "squash"}, "resize is 'squash'; it is one of 'stretch', 'pad', 'crop_to_body'."),
@@ -57,6 +68,9 @@ def test_a_wrong_value_is_a_sentence_that_offers_the_choices(name, value, said):
         ("tasks", ["knn", "finetune"]),
         ("fractions", [0.01, 1.0]),
         ("fold", 4),
+        ("rates", [5e-4, 2e-3]),
+        ("lengths", [0.5, 1]),
+        ("seed", 2**32 - 1),
         ("more", {"around": "lesion", "table": "my.csv", "balance": "organ"}),
         ("more", {"window": [-100, 200], "bits": 16, "curate": True, "across": 0.5}),
         ("more", {"balance": None, "around": None}),
@@ -103,6 +117,18 @@ def test_the_names_of_methods_are_those_of_their_files():
 def test_an_option_that_the_method_does_not_have_is_a_sentence_that_lists_those_it_has(method, options, said):
     (fault,) = misset({"method": method, "options": options, "size": 50})
     assert said in fault
+
+
+def test_values_that_do_not_fit_each_other_are_found_out():
+    (fault,) = misset({"method": "simclr", "encoder": "convnext_tiny", "size": 16})
+    assert "size: convnext_tiny needs images of 32 pixels or more" in fault
+    (fault,) = misset({"method": "swav", "encoder": "convnext_tiny", "size": 48, "options": {"small_crops": 2}})
+    assert "the smallest here have 24" in fault
+    assert not list(misset({"method": "simclr", "encoder": "convnext_tiny", "size": 32}))
+    (fault,) = misset({"dataset": "busi+breastmnist"})
+    assert "dataset: the images of breastmnist are also in busi" in fault
+    assert not list(misset({"dataset": "busi+breastmnist", "more": {"across": 0.5}}))
+    assert not list(misset({"dataset": "busi+busbra"}))
 
 
 def test_every_method_says_what_can_be_set_and_takes_it():

@@ -502,7 +502,9 @@ def test_one_policy_for_all_is_the_policy_of_any_rows():
 def test_by_modality_says_what_it_misses():
     with pytest.raises(ValueError, match="views 'by_modality' need the images' table"):
         views.policy("by_modality")
-    with pytest.raises(ValueError, match="modality 'unknown' has no policy; choose one of ultrasound, mammography"):
+    with pytest.raises(
+        ValueError, match="modality 'unknown' has no policy; choose views for all images, one of ultrasound"
+    ):
         views.policy("by_modality", pd.DataFrame({"modality": ["ct", "unknown"]}))
     with pytest.raises(ValueError, match=r"2 keys for 3 images: call of\(rows\) first"):
         views.policy("by_modality", pd.DataFrame({"modality": ["ct"] * 3}))(noisy(2), keys_of(2))

@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import uuid
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -201,7 +202,9 @@ class Archive:
     @contextmanager
     def as_table(self, name: str, kind: str) -> Iterator[None]:
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # values for which there is no column
+                yield
         except MemoryError:
             raise
         except Exception as error:

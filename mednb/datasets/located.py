@@ -28,8 +28,8 @@ def located(root: Path, card: Card, module: ModuleType) -> Archive:
     if not root.is_dir():
         wrong = "is a file and no folder" if root.exists() else "does not exist"
         raise FileNotFoundError(
-            f"{looked}, but {root.absolute()} {wrong}. If the data lies elsewhere, say so with --data, root or "
-            f"$MEDNB_DATA. To get it: {card.how_to_get}."
+            f"{looked}, but {root.absolute()} {wrong}. If the data lies elsewhere, say so with --data, a notebook's "
+            f"parameter data, root or $MEDNB_DATA. To get it: {card.how_to_get}."
         )
     around = [root.absolute().parent, root.absolute().parent.parent, *sorted(root.iterdir())]
     right = [other for other in around if looks_right(other, card, module)]

@@ -94,6 +94,7 @@ def mix(
         raise ValueError(f"a mix has two datasets or more, each once: in {'+'.join(names)} {wrong}.")
     if balance not in (*BALANCES, None):
         raise ValueError(f"balance is {balance!r}; it is one of {', '.join(BALANCES)}, or None.")
+    assert_likeness(across)
     known = [DATASETS[name] for name in names if name in DATASETS]
     if across is None:
         assert_nobody_twice([module.CARD for module in known])
@@ -105,6 +106,13 @@ def mix(
         images = images.take(splits.at_most(images.table, limit))
     table = images.table
     return replace(images, table=table.assign(weight=1.0 if balance is None else weights(table, balance)))
+
+
+def assert_likeness(across: float | None) -> None:
+    """Raise ValueError for what can be no correlation above which images are tied: more than 1 would tie nothing."""
+    number = isinstance(across, (int, float, np.number)) and not isinstance(across, bool)
+    if across is not None and not (number and 0 < across <= 1):
+        raise ValueError(f"across is {across!r}; it is a correlation, above 0 and up to 1, or None.")
 
 
 def assert_nobody_twice(cards: Sequence[Card]) -> None:

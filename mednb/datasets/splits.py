@@ -59,6 +59,10 @@ def parts(table: pd.DataFrame, folds: int = 5, seed: int = 0) -> np.ndarray:
     found = np.select([official == "test", official == "val"], [FIXED["test"], FIXED["val"]], FIXED["train"])
     if not {"val", "test"} <= set(official):  # what the authors did not fix goes round among the rest
         rest = official == ("" if "" in official else "train")
+        if not rest.any():
+            raise ValueError(
+                f"all images are {' or '.join(sorted(set(official)))} by their table: none is left to train on."
+            )
         found[rest] = cut(table[rest], folds, seed)
     return found
 

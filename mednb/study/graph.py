@@ -112,7 +112,7 @@ def missing(plan: Plan) -> set[str]:
 def cost(plan: Plan) -> list[str]:
     """What the whole plan takes, in sentences: images seen by pretraining, hours at the study's rate, missing data."""
     seen = plan.images_seen()
-    said = [f"all {len(plan.runs)} runs: {len(seen)} pretrain on {sum(seen):,} images, counted as often as seen"]
+    said = [f"all {len(plan.runs)} runs: {len(seen)} pretrain on about {sum(seen):,} images, counted as often as seen"]
     if plan.rate:
         took = f"{sum(seen) / plan.rate / 3600:,.1f} hours of one device"
         said += [f"at {plan.rate:,.0f} images a second that is about {took}, and the other stages come on top"]

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from pathlib import Path
 from mednb.files import read_json, write_json
 from mednb.parameter import Parameter
 
+PATIENCE = 15  # seconds that a kernel has to end when it is asked to; `graph.end` waits a little longer for us
 CODE = "MEDNB_NOTEBOOK_CODE"  # the environment variable that tells a running notebook its `code_hash`
 
 
@@ -107,7 +109,9 @@ def run(notebook: str | Path, values: dict, out: str | Path, files: tuple[str, .
             why = execute(notebook, part, values, km, stderr, bar)
     except KeyboardInterrupt:
         part.replace(failed)
-        raise
+        raise KeyboardInterrupt(
+            f"stopped (see {failed}); the same command goes on where a training was saved"
+        ) from None
     missing = [name for name in files if not (out / name).exists()]
     if why is None and missing:
         why = f"it ended without writing {', '.join(missing)}"
@@ -169,7 +173,8 @@ def kernel(stderr, code: str) -> Iterator:
     """A kernel manager whose kernel speaks over sockets in a private folder and is gone at the end, whatever happens.
 
     code: the hash of the notebook's code, which the kernel finds in its environment and the ledger writes down.
-    SIGTERM ends the block like Ctrl-C does, so that no kernel is left behind.
+    SIGTERM ends the block like Ctrl-C does, so that no kernel is left behind. The kernel is asked first, and has some
+    seconds: a training saves what it has done (`watch.Watch.hear`).
     """
     from jupyter_client.manager import AsyncKernelManager
     from jupyter_core.utils import run_sync
@@ -201,9 +206,18 @@ def kernel(stderr, code: str) -> Iterator:
             if hasattr(km, "kc"):
                 km.kc.stop_channels()
             if km.provisioner and km.provisioner.process and km.provisioner.process.poll() is None:
-                os.killpg(km.provisioner.process.pid, signal.SIGKILL)
-                km.provisioner.process.wait()
+                end(km.provisioner.process)
             signal.signal(signal.SIGTERM, before)
+
+
+def end(process) -> None:
+    """Ask a kernel and what it started to end, and see to it that they do; a second Ctrl-C cuts the wait short."""
+    try:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(PATIENCE)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def end_with_parent(parent: int) -> None:

@@ -22,6 +22,7 @@ Every point of the grid is pretrained, the other stages follow its pretraining, 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -47,6 +48,7 @@ NOTEBOOKS = {stage: ROOT / f"notebooks/{number:02}_{stage}.ipynb" for number, st
 AGAIN = ("names", "grid", "points", "stages", "stand_ins", "rate")  # what a profile may say, too
 KEYS = ("study", "title", "question", *AGAIN, "claims", "profiles")
 # By these a report tells numbers apart: what their rows say of the run that tests, and of the pretraining before it.
+NAME = r"\w[\w.-]*"  # of a folder
 TOLD = ("dataset", "size", "seed", "fold", "initialise")
 TOLD_OF_ENCODER = ("method", "encoder", "dataset", "pairs", "views", "batch_size", "epochs", "images_seen", "options")
 FILLED_IN = ("study", "title", "question", "profile", "run", "runs", "out")  # by the plan, where a notebook takes them
@@ -144,6 +146,10 @@ def read(
         profiles = within(settings, "profiles")
         usual = "class" if "class" in profiles else None
         profile = profile or usual
+        if not str(out).strip():
+            raise ValueError("--out is empty; name a folder")
+        for name in filter(lambda name: not re.fullmatch(NAME, name), profiles):
+            raise ValueError(f"profiles: {name!r} names a folder; take letters, digits, '.', '_' and '-'")
         if profile not in (*profiles, None):
             without = "" if usual else ", or leave it out"
             raise ValueError(f"there is no profile {profile!r}; {choose(profile, profiles)}{without}")
@@ -207,14 +213,15 @@ def load(file: Path) -> dict:
         raise FileNotFoundError(f"there is no study file {file}; notebooks/studies holds {', '.join(there)}")
     try:
         settings = yaml.load(file.read_text(encoding="utf-8"), Strict)
-    except (yaml.YAMLError, ValueError) as error:  # of a date that does not exist, say
+        json.dumps(settings, default=str)  # which says when something contains itself
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date that does not exist, say
         raise ValueError(f"{file} is not YAML of a study: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise ValueError(f"{file} is no study: it has no keys; a study has {', '.join(KEYS)}")
     settings |= {"study": str(settings.get("study", file.stem))}
     if not settings.get("stages"):
         raise ValueError(f"{file}: stages: none is named; there are {', '.join(NOTEBOOKS)}")
-    if not re.fullmatch(r"\w[\w.-]*", settings["study"]):
+    if not re.fullmatch(NAME, settings["study"]):
         raise ValueError(f"{file}: study: {settings['study']!r} names a folder; take letters, digits, '.', '_' and '-'")
     return settings
 
@@ -447,6 +454,8 @@ def absent(found: dict[str, Run], cwd: Path) -> Iterator[str]:
     named = {(part, each.get("data")): None for each in values for part in each["dataset"].split("+")}
     for name, root in named:
         card, here = DATASETS[name].CARD, cwd / data_root(root)
+        if card.folder == "" and root is None:
+            yield f"dataset {name}: say where your images are, with --data"
         if card.folder and not any(place.exists() for place in places(here, card, DATASETS[name])[:-1]):
             yield f"dataset {name}: there is no folder {(here / card.folder).resolve()}; {card.how_to_get}"
     for name in {run.parameters["encoder"]: 0 for run in found.values() if run.parameters.get("method") == "imagenet"}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -42,6 +43,21 @@ def faults(name: str, value: object) -> Iterator[str]:
         yield from (f"{each!r} stands in the list twice; its numbers would count twice, too" for each in twice)
     if name in LEAST and type(value) is int and value < LEAST[name]:
         yield f"{value} is too few; it is {LEAST[name]} or more"
+    if name == "seed" and type(value) is int and value >= 2**32:
+        yield f"{value} is too large; seeds are below 2^32"
+    if name == "out" and not str(value).strip():
+        yield "it is empty; name a folder"
+    if name == "dataset" and isinstance(value, str):
+        parts = value.split("+")
+        yield from (
+            f"{part} stands in the mix {value} twice" for part in {each: 0 for each in parts if parts.count(each) > 1}
+        )
+    if name in ("rates", "lengths") and isinstance(value, list):
+        what, most = (
+            ("share of the steps, above 0 and up to 1", 1) if name == "lengths" else ("rate, above 0", math.inf)
+        )
+        numbers = [each for each in value if isinstance(each, (int, float))]
+        yield from (f"{each:g} is no {what}" for each in numbers if not 0 < each <= most or math.isinf(each))
     if name in PASSED_ON and isinstance(value, dict):
         yield from refused(PASSED_ON[name], value)
     if name == "fold" and isinstance(value, int):
@@ -78,11 +94,24 @@ def refused(function: str, values: dict) -> Iterator[str]:
         yield str(error)
     if right.get("balance", mixes.BALANCES[0]) not in mixes.BALANCES:
         yield f"balance: {right['balance']!r}; {choose(right['balance'], mixes.BALANCES)}"
+    try:
+        mixes.assert_likeness(right.get("across"))
+    except ValueError as error:
+        yield str(error)
+    if not isinstance(right.get("table", ""), (str, Path)):
+        yield f"table: {right['table']!r} is no path of a CSV file"
 
 
 def misset(values: dict) -> Iterator[str]:
-    """A sentence when the `options`, or the `size`, in a notebook's values do not fit its `method`."""
-    options = values.get("options") or {}
+    """A sentence when values of a notebook do not fit each other: options or size the method, datasets a mix."""
+    options, names_of = values.get("options") or {}, str(values.get("dataset", "")).split("+")
+    if len(names_of) > 1 and (values.get("more") or {}).get("across") is None:
+        from mednb.datasets import DATASETS, mixes
+
+        try:
+            mixes.assert_nobody_twice([DATASETS[name].CARD for name in names_of if name in DATASETS])
+        except ValueError as error:
+            yield f"dataset: {error}"
     if options and "method" in values:
         from mednb.methods import accepted  # its import takes seconds
 

@@ -109,7 +109,10 @@ def by_modality(table: pd.DataFrame | None, otherwise: Policy | None = None) -> 
         raise ValueError(f"{table['image_id'][(modality.codes < 0).argmax()]} has no modality, by which views are made")
     found = {each: POLICIES.get(LIKE.get(each, each), otherwise) for each in modality.categories}
     if unknown := [each for each, of in found.items() if of is None]:
-        raise ValueError(f"modality '{unknown[0]}' has no policy; choose one of {', '.join(POLICIES)} for all images")
+        raise ValueError(
+            f"modality '{unknown[0]}' has no policy; choose views for all images, one of {', '.join(POLICIES)}, or say "
+            "what they are in a column modality of your table"
+        )
     return ByModality(found, torch.from_numpy(modality.codes.astype(np.int64)))
 
 

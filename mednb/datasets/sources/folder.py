@@ -25,6 +25,10 @@ OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf
 SPLITS = ("train", "val", "test", "")
 UNKNOWN = "unlabelled"
 AS_TEXT = {"dtype": str, "keep_default_na": False}  # how a table is read: "None" and "NA" may be labels
+AS_TEXT |= {"index_col": False}  # or a comma too many at the ends of lines would shift all columns
+# Columns, in small letters and nothing else, that tell whose an image is.
+PERSON, KNOWN_BY = "(pat|patient|subject|person|participant)s?", "(id|uid|name|number|nr|no|code|key|identifier)s?"
+WHO = re.compile(f"{PERSON}{KNOWN_BY}|{KNOWN_BY}(of|the)*{PERSON}|subject|person|participant|mrn|pid")
 TAKEN = ("image_id", "masks", "official", "official_fold", "file", "frame", "video", "position")  # columns of an index
 TAKEN += ("source", "group", "fold", "near_duplicate", "width", "height", "burned_in")  # and of what it becomes
 TAKEN += ("lesions", "lesion_area", "lesion_pixels", "highest", "weight", "dataset")
@@ -251,7 +255,13 @@ class Folder:
 
 
 def meant(table: pd.DataFrame, where: str) -> None:
-    """ValueError for a column that is nearly one of `MEANT`, or comes twice: whose an image is must not get lost."""
+    """ValueError for a column that is nearly one of `MEANT`, or comes twice: whose an image is must not get lost, and
+    stands in the column patient alone, which becomes a hash."""
+    for column in map(str, table.columns):
+        if WHO.fullmatch(re.sub("[^a-z]", "", column.lower())):
+            otherwise = "call it patient, or what it is if it is something else."
+            once = "leave it out: whose an image is stands in patient, which is kept as a hash."
+            raise ValueError(f"{where} has a column {column!r}; {once if 'patient' in table else otherwise}")
     for column in map(str, table.columns):
         once = re.sub(r"\.\d+$", "", column)  # what pandas calls the second one
         near = difflib.get_close_matches(once.strip().lower(), MEANT, 1, cutoff=0.8)
