@@ -145,6 +145,21 @@ def test_dinos_teacher_gets_no_gradient_and_sees_large_crops_only():
     assert all(p.grad is None for p in method.teacher.parameters())
 
 
+HALFWAY = 1 - 0.05 * (1 + math.cos(math.pi * 50 / 99))  # as lightly counts steps
+
+
+@pytest.mark.parametrize(("step", "kept"), [(0, 0.9), (50, HALFWAY), (100, 1.0)])
+def test_dinos_teacher_is_a_moving_average_that_comes_to_rest(step, kept):
+    method = build("dino")
+    with torch.no_grad():
+        for p in method.student().parameters():
+            p.add_(torch.randn_like(p))
+    before = [p.clone() for p in method.teacher.parameters()]
+    method.after_step(step, 100)
+    for old, new, now in zip(before, method.teacher.parameters(), method.student().parameters(), strict=True):
+        torch.testing.assert_close(new, kept * old + (1 - kept) * now.detach())
+
+
 def test_dinos_centre_is_a_moving_average_of_what_the_teacher_says():
     method = build("dino", width=16, epsilon=None)
     every = views(method.crops)

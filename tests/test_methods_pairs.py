@@ -154,6 +154,20 @@ def test_keys_come_from_the_momentum_network_and_carry_no_gradient(name):
 
 
 @pytest.mark.parametrize("name", ["moco", "densecl"])
+def test_batch_norm_sees_keys_in_halves_of_the_batch_and_queries_whole(name):
+    method, seen = build(name), []
+    for encoder in (method.encoder, method.momentum[0]):
+        norm = nn.BatchNorm2d(32)
+        norm.register_forward_pre_hook(lambda norm, x: seen.append((norm, len(x[0]))))
+        encoder.layer4.append(norm)
+    loss(method)
+    keys, queries = (
+        [n for norm, n in seen if norm is each.layer4[-1]] for each in (method.momentum[0], method.encoder)
+    )
+    assert (keys, queries) == ([6] * 4, [12] * 2)
+
+
+@pytest.mark.parametrize("name", ["moco", "densecl"])
 def test_changing_the_momentum_network_changes_the_loss(name):
     method, other = build(name), build(name)
     assert torch.equal(loss(method), loss(other))
@@ -223,13 +237,14 @@ def test_a_friend_is_the_nearest_of_other_images():
 def test_nnclr_is_nt_xent_between_friends_and_predictions():
     method = build("nnclr", support=30)
     every = views()
-    rows = torch.arange(12)
+    rows, partners = torch.arange(12), torch.arange(12).roll(1)
     z = [method.head(method.encoder(x)) for x in every]
     p = [method.predictor(x) for x in z]
-    friends = [method.friend(x, rows) for x in z]
-    (f_a, of_a), (f_b, of_b) = friends
-    expected = (method.nt_xent(f_a, p[1], of_a, rows) + method.nt_xent(f_b, p[0], of_b, rows)) / 2
-    torch.testing.assert_close(method.loss(*every, rows=rows, partners=rows), expected)
+    method.support.push(F.normalize(torch.cat([x.detach() for x in z]), dim=1), torch.cat([rows, partners]))
+    (f_a, of_a), (f_b, of_b) = method.friend(z[0], rows), method.friend(z[1], partners)
+    assert (of_a != rows).all() and (of_b != partners).all()
+    expected = (method.nt_xent(f_a, p[1], of_a, partners) + method.nt_xent(f_b, p[0], of_b, rows)) / 2
+    torch.testing.assert_close(method.loss(*every, rows=rows, partners=partners), expected)
     assert torch.equal(method.support.keys.rows[:12], F.normalize(z[0].detach(), dim=1))
 
 
@@ -388,6 +403,29 @@ def test_vicregls_cells_are_matched_by_place():
     grid = torch.stack([x, y], -1).expand(12, -1, -1, -1)
     with torch.no_grad():
         assert method.loss(a, a, grids=[grid, grid]) < method.loss(a, a, grids=[grid, grid.flip(1)])
+
+
+def test_vicregl_gives_each_views_cells_with_their_own_places_and_the_authors_shares_of_matches(monkeypatch):
+    method, asked = build("vicregl", stride=8), {}
+
+    class Asked(nn.Module):
+        def __init__(self, **how):
+            super().__init__()
+            asked.update(how)
+
+        def forward(self, views, grids):
+            asked.update(views=views, grids=grids)
+            return views[0][0].sum()
+
+    monkeypatch.setattr("mednb.methods.vicregl.VICRegLLoss", Asked)
+    every = views()
+    grids = [torch.full((12, 32, 32, 2), value) for value in (-0.5, 0.25)]
+    method.loss(*every, grids=grids)
+    assert asked["num_matches"] == (6, 1)  # of 4 x 4 cells 40 and 8 %
+    assert asked["alpha"] == method.alpha and asked["gather_distributed"]
+    for z, grid, x, value in zip(asked["views"], asked["grids"], every, (-0.5, 0.25), strict=True):
+        torch.testing.assert_close(z[0], method.project(x)[0])
+        torch.testing.assert_close(grid, torch.full((12, 4, 4, 2), value))
 
 
 def test_vicregl_of_the_whole_alone_is_vicreg():

@@ -208,6 +208,22 @@ def test_a_position_of_a_coarse_map_is_visible_when_any_of_its_cells_is():
     assert at(visible, torch.zeros(1, 1, 2, 2)).flatten().tolist() == [False, True, False, False]
 
 
+def test_hidden_positions_are_filled_with_a_token_and_visible_ones_keep_what_they_show(small):
+    with torch.no_grad():
+        for part in (*small.tokens, *(p for norm in small.norms for p in norm.parameters())):
+            part.normal_()
+    visible = small.mask(torch.arange(3), 4)
+    maps = small.encode(torch.randn(3, 1, 64, 64), visible)
+    filled = small.filled(maps, visible)
+    for i, (x, norm, token, project) in enumerate(zip(maps, small.norms, small.tokens, small.projections, strict=True)):
+        shown = at(visible, x)
+        seen = x.movedim(1, -1)[shown[:, 0]]  # (M, C)
+        seen = (seen - seen.mean(0)) * (seen.var(0, correction=0) + norm.eps).rsqrt() * norm.weight + norm.bias
+        expected = token.expand(len(x), -1, *x.shape[2:]).movedim(1, -1).clone()  # (N, h, w, C)
+        expected[shown[:, 0]] = seen
+        torch.testing.assert_close(filled[i], project(expected.movedim(-1, 1)), atol=1e-4, rtol=1e-4)
+
+
 def test_it_learns_to_paint(small):
     torch.manual_seed(0)
     rough = torch.randn(8, 1, 4, 4)
