@@ -457,7 +457,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
                     ax.annotate(said, (mean.index[-1], mean.iloc[-1]), ha="right", va="bottom", fontsize=7)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True, nbins=5)
+        ax.xaxis.get_major_locator().set_params(integer=True, nbins=5, min_n_ticks=1)
         _quiet(ax)
     _legend(figure, _handles(looks, markers=False))
     return figure
