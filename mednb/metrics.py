@@ -69,7 +69,8 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray, bins
 
     Guo et al., On calibration of modern neural networks (ICML 2017). Confidence is the probability of the answer. A
     classifier that learnt with weighted classes (`classify.linear`, `classify.finetune`) takes each to be as frequent
-    as the others, and this measures that too.
+    as the others, and this measures that too. Of few images it is never near 0, since bins are off by chance: a
+    perfectly calibrated classifier has about 0.09 of a hundred and 0.04 of 400.
     """
     confidence, right, bin_of = _binned(labels, probabilities, bins)
     in_bin = bin_of[:, None] == np.arange(bins)

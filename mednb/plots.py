@@ -23,6 +23,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from mednb import files
+from mednb.metrics import LOWER_IS_BETTER
 from mednb.results import MAIN_METRIC, SETTING, in_order, method_of, percent
 
 if TYPE_CHECKING:
@@ -619,7 +620,9 @@ def effects(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METRIC)
             ax.set_title(_setting(rows, key), fontsize=10)
         _quiet(ax)
         ax.grid(axis="y", visible=False)
-    figure.supxlabel(f"difference to {_listed(rows['to'])}   (left: worse, right: better)", fontsize=10)
+    less = set(rows["metric"]) & set(LOWER_IS_BETTER)
+    sides = "left: worse, right: better" if not less else f"right: more; of {' and '.join(sorted(less))} less is better"
+    figure.supxlabel(f"difference to {_listed(rows['to'])}   ({sides})", fontsize=10)
     _legend(figure, _handles(looks, lines=False))
     return figure
 

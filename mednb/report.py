@@ -92,15 +92,15 @@ FIGURES = {
     ),
     "reliability": Kind(
         "Is it right as often as it says?",
-        "All labels used. On the diagonal accuracy equals confidence; below it the classifier is too sure of itself. "
-        "A large mark stands for many images: believe it more than a small one. Linear probe and fine-tuning learn "
-        "with weighted classes, as if all were equally frequent: what that moves off the diagonal is in this figure, "
-        "and in the metric ece, too.",
+        "With the most labels. On the diagonal accuracy equals confidence; below it the classifier is too sure of "
+        "itself. A large mark stands for many images: believe it more than a small one. Linear probe and fine-tuning "
+        "learn with weighted classes, as if all were equally frequent: what that moves off the diagonal is in this "
+        "figure, and in the metric ece, too.",
         "no run of classify finished",
     ),
     "strata": Kind(
         "Who is it worse for?",
-        "The scores on parts of the test images, all labels used, with 95 % intervals. Look for a part in which all "
+        "The scores on parts of the test images, with the most labels and 95 % intervals. Look for a part in which all "
         "initialisations are worse, and for one in which their order changes. Small parts have wide intervals.",
         "no part of the test images is known, or there is one only",
     ),
@@ -211,11 +211,12 @@ def critical_difference(drawn: statistics.Bootstrap) -> Figure:
 
 
 def reliability(runs: str | Path) -> Figure:
-    """How often each classifier is right, given how sure it is; all labels used, all seeds together."""
+    """How often each classifier is right, given how sure it is; with the most labels, all seeds together."""
     rows = results.gather(runs, "predictions.parquet")
     if not len(rows):
         raise NothingToDraw("reliability: no run left a predictions.parquet")
-    rows = rows[(rows["label_fraction"] == rows["label_fraction"].max()) & (rows["task"] != "knn")]
+    most = rows.groupby([*SETTING, "task"])["label_fraction"].transform("max")
+    rows = rows[(rows["label_fraction"] == most) & (rows["task"] != "knn")]
     found = []
     by = [*SETTING, "task", "initialisation"]
     for key, of in rows.groupby(by):

@@ -119,10 +119,13 @@ def origin(pretrained: str | Path, images: Images) -> dict:
     """What a later run says of its encoder: values of the pretraining run in the folder `pretrained`, and a hash of its
     weights, which tells of all that no value names.
 
-    Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix: its encoder may
-    have seen the patients of `images` that are now for testing. All phantoms are the same people, and two folders of
-    your own may be copies: there the fold tells.
+    Raises ValueError when that run split the images of any dataset here otherwise, alone or in a mix, or had them from
+    a dataset that was taken from another one (`Card.part_of`): its encoder may have seen the patients of `images` that
+    are now for testing. All phantoms are the same people, and two folders of your own may be copies: there the fold
+    tells.
     """
+    from mednb.datasets import DATASETS
+
     said = read_run(pretrained)
     seen = said["data"].get("members") or {said["dataset"]: said["data"]["split_hash"]}
     here = images.members or {images.name: images.split_hash}
@@ -134,6 +137,13 @@ def origin(pretrained: str | Path, images: Images) -> dict:
                 f"{Path(pretrained) / 'run.json'} used another split of {name} (fold {said['fold']}), so its "
                 "encoder may have seen patients that are now for testing; keep to one fold and one limit"
             )
+        for one in seen:
+            parts = {each: DATASETS[each].CARD.part_of for each in (name, one) if each in DATASETS}
+            if name in parts.get(one, ()) or one in parts.get(name, ()):
+                raise ValueError(
+                    f"{Path(pretrained) / 'run.json'} learnt from {one}, whose images and those of {name} are partly "
+                    "the same, so its encoder may have seen patients that are now for testing"
+                )
     names = ("pretrained_on", "method", "pairs", "views", "encoder", "batch_size", "epochs", "images_seen")
     weights = Path(pretrained) / "encoder.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else None

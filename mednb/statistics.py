@@ -230,6 +230,10 @@ def intervals(drawn: Bootstrap, level: float = 0.95, strata: bool = False) -> pd
         (by_seed,), counts = _by_seed(drawn, [at])
         again = _seeds_drawn(by_seed, drawn.seed)
         again = again[0] + _wider(by_seed, again, counts["n_patients"], level) * (again - again[0])
+        if (
+            said["metric"] == "ece"
+        ):  # fewer people leave larger gaps by chance, so that draws lie above what was measured
+            again[1:] += again[0] - np.nanmean(again[1:])
         low, high = _percentiles(again, level)
         if said["metric"] not in UNBOUNDED:
             low, high = np.clip([low, high], 0, 1)

@@ -279,6 +279,12 @@ def test_what_has_no_interval_is_drawn_without_one(rows, draw):
     draw(some).draw_without_rendering()
 
 
+def test_effects_say_which_side_is_better(rows):
+    assert "right: better" in plots.effects(rows["differences"]).get_supxlabel()
+    less = plots.effects(rows["differences"].assign(metric="hd95"), dict.fromkeys(results.MAIN_METRIC, "hd95"))
+    assert "right: more; of hd95 less is better" in less.get_supxlabel()
+
+
 def test_effects_have_a_panel_for_each_setting(rows):
     both = pd.concat([rows["differences"], rows["differences"].assign(dataset="busi")])
     figure = plots.effects(both)

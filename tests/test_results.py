@@ -147,6 +147,13 @@ def test_an_encoder_that_saw_the_test_patients_is_refused(tmp_path):
         results.origin(tmp_path, images_split(split_hash="there"))
 
 
+@pytest.mark.parametrize(("seen", "tested"), [("breastmnist", "busi"), ("busi", "breastmnist")])
+def test_an_encoder_is_not_tested_on_the_dataset_that_its_own_was_taken_from(tmp_path, seen, tested):
+    results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(images_split(seen, "s"), 3))
+    with pytest.raises(ValueError, match=f"learnt from {seen}, whose images and those of {tested} are partly the same"):
+        results.origin(tmp_path, images_split(tested, "t"))
+
+
 def test_an_encoder_of_a_mix_is_refused_where_any_of_its_datasets_was_split_otherwise(tmp_path):
     mix = images_split("busi+busbra", "mixed", {"busi": "b0", "busbra": "r0"})
     results.write_run(tmp_path, **RUN | {"stage": "pretrain"} | results.about(mix, 3))

@@ -448,6 +448,21 @@ def test_intervals_of_the_area_under_a_curve_cover_its_truth_at_their_rate():
     assert low <= rate <= high, rate
 
 
+def test_the_interval_of_a_calibration_error_lies_around_it_although_draws_lie_above():
+    """Of fewer people, as a draw has, bins are off by more by chance alone."""
+    rng, patients = np.random.default_rng(0), 120
+    weights = np.vstack([np.ones(patients), rng.multinomial(patients, np.full(patients, 1 / patients), size=400)])
+    units = drawn_of(simclr=np.full((1, patients), 0.5)).units.query("metric == 'dice'").assign(metric="ece")
+    for _ in range(20):
+        p = rng.uniform(0.5, 1, patients)
+        labels = (rng.random(patients) < p).astype(int)  # as often right as it says
+        scores = metrics.ece(labels, np.stack([1 - p, p], axis=1), weights)
+        found = only(statistics.intervals(statistics.Bootstrap(units, scores[None], all_patients(units))), metric="ece")
+        assert scores[1:].mean() > scores[0] + 0.005
+        assert found["low"] < found["mean"] < found["high"]
+        assert found["high"] - found["mean"] == pytest.approx(found["mean"] - found["low"], rel=0.6)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("seeds", "folds"), [(3, False), (5, True)])
 def test_without_an_effect_a_family_errs_in_one_of_twenty_studies_at_most(monkeypatch, seeds, folds):
