@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+import torch.nn.functional as F
 
 from mednb import classify, embed, encoders, supervise
 from mednb.datasets import load, splits
+from mednb.views import labelled
 
 CLASSES = ["a", "b", "c"]
 PROBES = [classify.knn, classify.linear]
@@ -267,3 +269,111 @@ def test_there_is_no_leak_to_tell_of_without_two_classes(images):
 def test_shuffling_busi_gives_skill_that_nobody_has(data_root):
     found = classify.leak(load("busi", data_root, size=64)).set_index("split")
     assert found.loc["shuffled - together", "low"] > 0
+
+
+def test_a_vote_weighs_the_exponential_of_its_cosine(monkeypatch):
+    """Wu et al. 2018; lengths of vectors say nothing."""
+    monkeypatch.setattr(classify, "NEIGHBOURS", (3,))
+    angles = np.radians([10.0, 40, 50])
+    train = embeddings("train", np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [5], [9]], np.array([0, 1, 1]))
+    val = embeddings("val", np.array([[1, 0.1], [0.1, 1]]), np.array([0, 1]))
+    votes = np.exp(np.cos(angles) / 0.07)
+    expected = [votes[0] / votes.sum(), votes[1:].sum() / votes.sum(), 0]
+    answer = classify.knn(train, val, CLASSES)(embeddings("test", np.array([[2.0, 0]]), np.array([0])))
+    np.testing.assert_allclose(answer[0], expected, rtol=1e-4)
+
+
+def test_classes_weigh_the_same_in_the_linear_probe_however_rare():
+    y = np.array([0] * 90 + [1] * 10)
+    train, val = (embeddings(split, np.zeros((100, 2)), y) for split in ("train", "val"))
+    p = classify.linear(train, val, CLASSES[:2])(embeddings("test", np.zeros((1, 2)), np.array([0])))
+    np.testing.assert_allclose(p, 0.5, atol=1e-3)
+
+
+def finetuned(encoder, parts, monkeypatch, seed=3):
+    """The classifier of a fine-tuning that learns nothing, and what it handed to the loop."""
+    given = {}
+
+    def choose(tried, start, pixels, labels, loss, score, **how):
+        given.update(how, start=start, loss=loss, score=score)
+        return start(), {}
+
+    monkeypatch.setattr(supervise, "choose", choose)
+    return classify.finetune(encoder, parts["train"], parts["val"], seed=seed), given
+
+
+@pytest.fixture
+def parts(images):
+    return {split: images.where(split=split) for split in splits.NAMES}
+
+
+def test_fine_tuning_takes_care_of_the_encoder_and_views_that_suit_the_modality(parts, tiny_encoder, monkeypatch):
+    _, given = finetuned(tiny_encoder, parts, monkeypatch)
+    assert given["pretrained"] == "0"
+    assert given["views"].policies == labelled(parts["train"].table).policies
+
+
+def test_fine_tuning_follows_its_seed(parts, tiny_encoder, monkeypatch):
+    each = [finetuned(tiny_encoder, parts, monkeypatch, seed)[1] for seed in (3, 4)]
+    assert [given["seed"] for given in each] == [3, 4]
+    assert not torch.equal(*(given["start"]()[1].weight for given in each))
+
+
+def test_every_class_weighs_the_same_in_fine_tuning_however_rare(parts, tiny_encoder, monkeypatch):
+    _, given = finetuned(tiny_encoder, parts, monkeypatch)
+    labels = torch.from_numpy(parts["train"].labels)
+    logits = torch.randn(len(labels), 3)
+    each = F.cross_entropy(logits, labels, reduction="none")
+    expected = torch.stack([each[labels == k].mean() for k in range(3)]).mean()
+    torch.testing.assert_close(given["loss"](logits, labels), expected)
+
+
+def test_fine_tuning_is_judged_by_val_alone(parts, tiny_encoder, monkeypatch):
+    classifier, given = finetuned(tiny_encoder, parts, monkeypatch)
+    network = given["start"]()
+    p = F.softmax(torch.from_numpy(embed.extract(network, parts["val"].pixels)), 1).numpy()
+    assert given["score"](network) == classify.auroc(parts["val"].labels, p)
+    cheating = parts["test"].table.assign(patient=parts["val"].table["patient"].iloc[0])
+    with pytest.raises(ValueError, match="both sides of a split"):
+        classifier(replace(parts["test"], table=cheating))
+
+
+def test_test_is_announced_once_and_before_it_is_answered(images, tiny_encoder, monkeypatch):
+    told, kind = [], classify.Classifier
+    asked = lambda answer, *more: kind(lambda of: told.append("asked") or answer(of), *more)  # noqa: E731
+    monkeypatch.setattr(classify, "Classifier", asked)
+    classify.label_efficiency(
+        images, tiny_encoder, ["knn", "linear"], [0.5, 1.0], before_test=lambda: told.append("before")
+    )
+    assert told[0] == "before" and told.count("before") == 1 and told.count("asked") > 4
+
+
+def test_the_labels_that_are_drawn_follow_the_seed(images, tiny_encoder, monkeypatch):
+    found = []
+
+    def knn(train, *_):
+        found.append(tuple(train["image_id"]))
+        return classify.Classifier(lambda of: np.full((len(of), 3), 1 / 3), {}, splits.known(train))
+
+    monkeypatch.setattr(classify, "knn", knn)
+    for seed in (0, 1):
+        scores, *_ = classify.label_efficiency(images, tiny_encoder, ["knn"], [0.3], seed=seed)
+    assert found[0] != found[1]
+    for split, n in scores.groupby("split")["n_patients"].first().items():
+        assert n == images.where(split=split).table["patient"].nunique()
+
+
+def test_the_interval_of_a_leak_is_95_percent_of_draws_of_whole_groups(images, monkeypatch):
+    asked, told, auroc, quantile = [], [], classify.metrics.auroc, np.nanquantile
+
+    def spy(labels, p, weights):
+        asked.append(weights)
+        return auroc(labels, p, weights)
+
+    monkeypatch.setattr(classify.metrics, "auroc", spy)
+    monkeypatch.setattr(np, "nanquantile", lambda x, q: told.append(q) or quantile(x, q))
+    classify.leak(images, replicates=20)
+    of = pd.factorize(splits.grouped(images.table))[0]
+    draws = [weights for weights in asked if len(weights) > 1]
+    assert draws and all((w[:, of == k] == w[:, of == k][:, :1]).all() for w in draws for k in range(of.max() + 1))
+    assert told and all(q == [0.025, 0.975] for q in told)

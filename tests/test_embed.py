@@ -80,3 +80,10 @@ def test_effective_rank_counts_equal_directions():
     h = np.zeros((60, 10))
     h[np.arange(60), np.arange(60) % 3] = 1  # three points: two directions around their mean
     assert embed.geometry(h, h)["effective_rank"] == pytest.approx(2, abs=1e-3)
+
+
+def test_effective_rank_weighs_directions_by_their_singular_values():
+    h = np.zeros((20, 4))
+    h[:18, 0], h[18:, 1] = np.tile([1, -1], 9), [1, -1]  # singular values 3 : 1
+    expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
+    assert embed.geometry(h, h)["effective_rank"] == pytest.approx(expected, rel=1e-4)

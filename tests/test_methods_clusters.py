@@ -30,14 +30,20 @@ def test_swavs_assignments_are_balanced_where_the_prototypes_are_not():
     assert not q.requires_grad
 
 
-def test_swav_predicts_the_code_of_the_other_view():
-    method = build("swav")
+@pytest.mark.parametrize(("temperature", "epsilon"), [(0.1, 0.02), (0.3, 0.1)])
+def test_swav_predicts_the_code_of_the_other_view(temperature, epsilon):
+    method = build("swav", temperature=temperature, epsilon=epsilon)
     every = views()
     z = [method.project(x) for x in every]
-    q = [method.codes(x, x[:0]) for x in z]
-    p = [method.prototypes(x) / 0.1 for x in z]
+    q = [balanced(method.prototypes(x), epsilon) for x in z]
+    p = [method.prototypes(x) / temperature for x in z]
     expected = -((q[0] * F.log_softmax(p[1], 1)).sum(1).mean() + (q[1] * F.log_softmax(p[0], 1)).sum(1).mean()) / 2
     torch.testing.assert_close(method.loss(*every), expected)
+
+
+@pytest.mark.parametrize("name", ["swav", "dino"])
+def test_small_crops_are_small(name):
+    assert build(name, small_crops=4).crops == (Crops(2), Crops(4, 0.5, (0.05, 0.3)))
 
 
 def test_swavs_small_crops_only_predict():

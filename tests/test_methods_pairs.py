@@ -9,6 +9,7 @@ from tiny_methods import build, loss, train, views, wanted
 from torch import nn
 
 from mednb import embed
+from mednb.methods.base import Keys
 from mednb.methods.moco import info_nce
 
 
@@ -58,6 +59,7 @@ def written_out(z, shows, t):
     return sum(losses) / (2 * n)
 
 
+@pytest.mark.parametrize("temperature", [0.2, 0.5])
 @pytest.mark.parametrize(
     ("rows", "partners"),
     [
@@ -66,10 +68,10 @@ def written_out(z, shows, t):
         ([5, 5, 5, 5, 5, 5], [5, 5, 5, 5, 5, 5]),
     ],
 )
-def test_other_views_of_what_a_pair_shows_are_neither_its_positives_nor_its_negatives(rows, partners):
+def test_other_views_of_what_a_pair_shows_are_neither_its_positives_nor_its_negatives(rows, partners, temperature):
     a, b = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
-    expected = written_out(F.normalize(torch.cat([a, b]), dim=1).double(), rows + partners, 0.2)
-    found = build("simclr").contrast(a, b, torch.tensor(rows), torch.tensor(partners))
+    expected = written_out(F.normalize(torch.cat([a, b]), dim=1).double(), rows + partners, temperature)
+    found = build("simclr", temperature=temperature).contrast(a, b, torch.tensor(rows), torch.tensor(partners))
     assert found.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -111,6 +113,10 @@ def test_info_nce_at_chance_is_the_log_of_the_number_of_candidates():
 def test_info_nce_of_orthogonal_negatives():
     expected = math.log(math.exp(1 / 0.2) + 9) - 1 / 0.2
     assert info_nce(torch.ones(5), torch.zeros(5, 9), 0.2).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_queue_begins_with_unit_vectors():
+    torch.testing.assert_close(Keys(6, 64).keys.rows.norm(dim=1), torch.ones(6))
 
 
 def test_what_is_left_out_is_no_candidate():

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mednb import pairs
 from mednb.datasets import load
+from mednb.views import POLICIES, key
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +65,20 @@ def test_lesions_of_a_mix_are_lost_as_those_of_one_array_are():
 def test_an_unknown_strategy_names_the_known_ones():
     with pytest.raises(ValueError, match="pairs 'same_cat' is unknown; choose one of same_image"):
         pairs.strategy("same_cat")
+
+
+def test_a_lesion_is_lost_when_one_of_the_two_views_shows_none_of_it():
+    masks = np.zeros((60, 32, 32), bool)
+    masks[:, 2:6, 2:6] = True
+    masks[30:, :, 16:] = True
+    partner, rows = np.roll(np.arange(60), 7), torch.arange(60)
+    of = torch.from_numpy(masks), torch.from_numpy(masks[partner])
+    a, b = (POLICIES["ultrasound"].masks(m, key(3, 0, rows, view)).flatten(1).any(1) for view, m in enumerate(of))
+    assert pairs.lesion_lost(masks, partner, "ultrasound", seed=3) == pytest.approx(1 - float((a & b).float().mean()))
+
+
+def test_error_rates_are_of_one_batch_and_of_their_seed():
+    images = load("phantoms", size=32, limit=60)
+    rates = [pairs.error_rates(images, "same_image", "ultrasound", 2, seed) for seed in range(20)]
+    assert {rate["false_negatives_class"] for rate in rates} == {0, 1}  # a batch of one pair
+    assert len({rate["lesion_lost"] for rate in rates}) > 1

@@ -267,6 +267,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(images, t
     rows = [pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut")]
     timeless = [name for name in rows[0] if name not in ("views_per_second", "data_wait")]
     pd.testing.assert_frame_equal(rows[0][timeless], rows[1][timeless])
+    cards = [encoders.model_card(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut")]
+    assert cards[0]["verdict"] == cards[1]["verdict"] and cards[0]["images_seen"] == cards[1]["images_seen"]
 
 
 KILLED = """
@@ -571,13 +573,18 @@ def test_an_unknown_optimiser_is_refused_with_the_choices(images, tmp_path, monk
 
 
 def test_a_method_may_ask_for_small_gradients(images, tmp_path, monkeypatch):
-    norms = []
+    norms, parts = [], set()
     clip = torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(METHODS["simclr"], "clip", 1e-3, raising=False)
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, most: norms.append((clip(list(p), most), most)))
+    monkeypatch.setattr(
+        torch.nn.utils,
+        "clip_grad_norm_",
+        lambda p, most: parts.add(len(p := list(p))) or norms.append((clip(p, most), most)),
+    )
     pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path)
     assert len(norms) == round(len(images) / 8)
     assert {most for _, most in norms} == {1e-3}
+    assert parts == {len(list(learner(images).method.parameters()))}  # heads, too
 
 
 @pytest.mark.parametrize("decoder", [False, True])
@@ -718,3 +725,100 @@ def test_a_loss_that_is_no_number_stops_the_run_with_a_sentence(images, tmp_path
     with pytest.raises(FloatingPointError, match="the loss of simclr is nan in epoch 1; try a smaller learning rate"):
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, out=tmp_path)
     assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_the_order_of_the_images_follows_the_seed(images):
+    orders = []
+    for seed in (0, 1):
+        made = learner(images, seed=seed)
+        made.deal(0)
+        orders.append(made.order.tolist())
+    assert orders[0] != orders[1]
+
+
+def test_every_epoch_and_every_draw_of_an_image_has_views_and_keys_of_its_own(images):
+    often = np.where(np.arange(len(images)) < 2, len(images) / 4, 0.5)  # the first two, many times in an epoch
+    made = learner(replace(images, table=images.table.assign(weight=often)), epochs=2)
+    made.method.wants = ("keys",)
+    found, keys = [], []
+    for epoch in (0, 1):
+        made.deal(epoch)
+        given, wanted = made.views(torch.arange(len(made.order))[made.order == 0])
+        found += given
+        keys.append(wanted["keys"])
+    every = torch.cat(found)
+    assert len(every) > 8 and len(every.unique(dim=0)) == len(every)
+    assert len(torch.cat(keys).unique()) == len(every) // 2
+
+
+def test_what_is_not_the_encoder_is_drawn_from_the_seed_too(images):
+    heads = [next(learner(images, seed=seed).method.head.parameters()) for seed in (0, 0, 1)]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+
+
+def recipe(made, monkeypatch):
+    monkeypatch.setattr(type(made), "trainer", SimpleNamespace(precision="32-true"), raising=False)
+    (optimiser,), (schedule,) = made.configure_optimizers()
+    return optimiser, schedule
+
+
+def test_the_learning_rate_rises_for_a_tenth_and_falls_to_a_thousandth(images, monkeypatch):
+    made = learner(images, epochs=20, batch_size=len(images) // 10)
+    optimiser, schedule = recipe(made, monkeypatch)
+    rates = []
+    for _ in range(made.steps):
+        optimiser.step()
+        rates.append(optimiser.param_groups[0]["lr"])
+        schedule.step()
+    assert abs(int(np.argmax(rates)) - made.steps // 10) <= 1
+    assert rates[-1] / max(rates) == pytest.approx(1e-3, rel=0.5)
+
+
+def test_sgd_has_momentum_and_the_methods_weight_decay_and_tokens_of_one_place_do_not_decay(images, monkeypatch):
+    made = learner(images)
+    made.method.optimiser, made.method.weight_decay = "sgd", 0.03
+    made.method.token = torch.nn.Parameter(torch.zeros(1, 8, 1, 1))
+    matrices, vectors = recipe(made, monkeypatch)[0].param_groups
+    assert matrices["momentum"] == vectors["momentum"] == 0.9
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.03, 0)
+    assert any(p is made.method.token for p in vectors["params"])
+
+
+def test_a_batch_is_the_methods_own_where_none_is_said(images, tmp_path, monkeypatch):
+    for name, size in (("simclr", 7), ("byol", 9)):
+        monkeypatch.setattr(METHODS[name], "batch_size", size)
+        pretrain.fit(images, name, encoder="tiny", epochs=0, out=tmp_path)
+        assert encoders.model_card(tmp_path / "encoder.safetensors")["batch_size"] == size
+
+
+def test_a_training_is_told_from_others_by_its_labels_and_modalities(images):
+    table = images.table
+    others = table.assign(label=table["label"].to_numpy()[::-1]), table.assign(modality="ct")
+    said = {pretrain.identity({"method": "supervised"}, replace(images, table=each)) for each in (table, *others)}
+    assert len(said) == 3
+
+
+def test_every_step_begins_without_gradients_and_tells_the_method_where_it_is(images, tmp_path, monkeypatch):
+    told, before = [], []
+    monkeypatch.setattr(METHODS["simclr"], "after_step", lambda self, *at: told.append(at))
+    learn = pretrain.Pretraining.gradients_and_seen
+
+    def spy(self, *of):
+        before.append(all(p.grad is None or not p.grad.any() for p in self.method.parameters()))
+        return learn(self, *of)
+
+    monkeypatch.setattr(pretrain.Pretraining, "gradients_and_seen", spy)
+    pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=2, out=tmp_path)
+    steps = 2 * round(len(images) / 8)
+    assert told == [(n, steps) for n in range(1, steps + 1)]
+    assert all(before)
+
+
+def test_random_numbers_of_a_step_follow_from_seed_and_step(images, monkeypatch):
+    drawn = []
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        made = learner(images, seed=seed)
+        monkeypatch.setattr(type(made), "global_step", step)
+        made.draw_anew()
+        drawn.append(float(torch.rand(())))
+    assert len(set(drawn)) == 3 and drawn[0] == drawn[3]

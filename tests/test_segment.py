@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy.spatial.distance import directed_hausdorff
 
-from mednb import encoders, segment, supervise
+from mednb import encoders, segment, supervise, unet
 from mednb.datasets import load
 from mednb.study.notebook import cells
+from mednb.views import labelled
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +194,43 @@ def test_the_notebook_says_that_a_dataset_has_no_masks(images, monkeypatch):
     exec(values["source"], space)
     with pytest.raises(ValueError, match="phantoms has no masks: choose a dataset that has"):
         exec(first["source"], space)
+
+
+def test_a_unet_is_handed_what_it_promises(images, monkeypatch):
+    given, built = {}, []
+
+    def choose(tried, start, pixels, masks, loss, score, **how):
+        given.update(how, score=score)
+        return start(), {}
+
+    monkeypatch.setattr(supervise, "choose", choose)
+    monkeypatch.setattr(segment, "build", lambda *how: built.append(how))
+    train, val = (segment.lesions(images.where(split=split)) for split in ("train", "val"))
+    segment.fit("path", train, val, seed=3, initialise="encoder-decoder")
+    assert built == [("path", 3, "encoder-decoder")] and given["seed"] == 3
+    assert given["views"].policies == labelled(train.table).policies
+    answer = np.random.default_rng(0).normal(size=(len(val), 32, 32)).astype(np.float32)
+    monkeypatch.setattr(segment, "logits", lambda network, pixels: answer[: len(pixels)])
+    assert given["score"](None) == segment.overlap(answer > 0, val.masks)["dice"].mean()
+
+
+def test_a_network_that_looks_at_vectors_sees_the_mean_of_the_decoders_map():
+    encoder = encoders.build("resnet18", seed=0)
+    both = unet.DecoderAsEncoder(encoder, unet.decoder(encoder)).eval()
+    x = torch.randn(2, 1, 32, 32)
+    expected = both.decoder([x, *encoders.features(encoder, x)]).mean((2, 3))
+    torch.testing.assert_close(both(x), expected)
+
+
+def test_the_masks_that_are_drawn_follow_the_seed(images, path, monkeypatch):
+    drawn = []
+
+    def fit(path, train, *_, **__):
+        drawn.append(tuple(train.table["image_id"]))
+        raise InterruptedError
+
+    monkeypatch.setattr(segment, "fit", fit)
+    for seed in (0, 1):
+        with pytest.raises(InterruptedError):
+            segment.label_efficiency(images, path, [0.3], seed=seed)
+    assert drawn[0] != drawn[1]

@@ -1,12 +1,14 @@
 """Learning with labels chooses its round by the score it is given, and moves masks with their images."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mednb import supervise
+from mednb.views import labelled
 
 
 class Mean(nn.Module):
@@ -217,3 +219,78 @@ def test_images_are_disturbed_as_their_modality_allows():
         }
         supervise.fit(Same(), pixels, masks, loss, lambda network: 0.0, **how)
         assert bool(torch.stack(seen)[:, -2:].any()) is mirrored
+
+
+class Line(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.line = nn.Linear(1, 2)
+        self.views, self.modes = [], []
+
+    def forward(self, x):
+        self.views.append(x)
+        self.modes.append(self.training)
+        return self.line(x.mean((1, 2, 3))[:, None])
+
+
+def watched(seed=0):
+    """A network that remembers its views and modes, after a training on 20 images, and their numbers in order."""
+    network, order = Line(), []
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 8, 8)).astype(np.uint8)
+
+    def loss(answer, labels):
+        order.append(labels)
+        return F.cross_entropy(answer, labels % 2)
+
+    def score(network):
+        network(torch.zeros(1, 1, 8, 8))
+        return 0.0
+
+    supervise.fit(network, pixels, np.arange(20), loss, score, seed=seed, steps=4, batch_size=10, rounds=2)
+    return network, torch.cat(order)
+
+
+def test_a_network_is_judged_in_eval_mode_and_learns_in_training_mode():
+    network, _ = watched()
+    assert network.modes == [True, True, False, True, True, False]
+
+
+def test_the_order_follows_the_seed_and_is_new_in_every_round():
+    (_, order), (_, other) = watched(0), watched(1)
+    assert not torch.equal(order, other)
+    assert not torch.equal(order[:20], order[20:])
+    assert sorted(order[:20].tolist()) == list(range(20))
+
+
+def test_views_are_new_in_every_draw_batch_and_round_and_follow_the_seed():
+    networks = [Line(), Line()]
+    pixels = np.arange(64, dtype=np.uint8).reshape(1, 8, 8)
+    for seed, network in enumerate(networks):
+        how = {"steps": 4, "batch_size": 3, "rounds": 2, "seed": seed}
+        supervise.fit(network, pixels, np.zeros(1, int), lambda answer, _: answer.sum(), lambda network: 0.0, **how)
+    every = torch.cat([view for network in networks for view in network.views])
+    assert len(every.unique(dim=0)) == len(every) == 2 * 4 * 3
+
+
+def test_there_are_ten_rounds_where_nobody_says_how_many():
+    scores = []
+
+    def better_and_better(network):
+        scores.append(len(scores))
+        return scores[-1]
+
+    pixels = np.zeros((4, 8, 8), np.uint8)
+    supervise.fit(Line(), pixels, np.arange(4), lambda answer, _: answer.sum(), better_and_better, steps=100)
+    assert len(scores) == 10
+
+
+def test_each_image_of_a_mix_is_disturbed_by_its_own_modalitys_policy():
+    """CT, bright on the left, is never mirrored; ultrasound may be, and is dark."""
+    pixels = np.zeros((40, 16, 16), np.uint8)
+    pixels[::2, :, :4] = 255
+    network, policies = Line(), labelled(pd.DataFrame({"modality": ["ct", "ultrasound"] * 20}))
+    how = {"steps": 20, "batch_size": 40, "rounds": 2, "views": policies}
+    supervise.fit(network, pixels, np.zeros(40, int), lambda answer, _: answer.sum(), lambda network: 0.0, **how)
+    views = torch.cat(network.views)
+    assert views[..., :2].max() > 1 and views[..., -2:].max() < -1

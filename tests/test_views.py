@@ -529,3 +529,69 @@ def test_examples_are_two_different_views_as_pictures(pixels):
     assert views.examples(coloured, "photo")[0].shape == (6, 3, 32, 32)
     assert 0 <= first.min() < first.max() <= 1
     assert not np.allclose(first, second)
+
+
+def test_a_crop_has_the_shape_and_the_place_that_were_drawn():
+    keys = keys_of(200)
+    geometry = Policy(area=(0.2, 0.3), aspect=(0.5, 1.5)).geometry(keys)
+    (width, height), (x, y) = geometry[:, [0, 1], [0, 1]].T, geometry[:, :, 2].T
+    aspect, across, down = drawn(keys, "aspect", "x", "y")
+    torch.testing.assert_close(width / height, 0.5 * 3**aspect)
+    torch.testing.assert_close(x, (1 - width) * (2 * across - 1))
+    torch.testing.assert_close(y, (1 - height) * (2 * down - 1))
+
+
+def test_views_that_are_not_jittered_keep_their_colours():
+    image = noisy(40, 16, channels=3)
+    found = seen(Policy(jitter=0.0, gain=0.3, saturation=0.4, hue=0.1), image, keys_of(40))
+    torch.testing.assert_close(found, image / 255, atol=1e-4, rtol=0)
+
+
+def test_a_blur_is_as_wide_as_was_drawn_in_widths_of_the_view():
+    image, keys = noisy(20), keys_of(20)
+    blurred, strength = drawn(keys, "blurred", "blur")
+    plain = Policy()(image, keys, 16)
+    expected = operations.blur(plain, 0.1 * 16 * strength * (blurred < 0.5), radius=12)
+    torch.testing.assert_close(Policy(blur=0.1)(image, keys, 16), expected, atol=0.03, rtol=0)
+
+
+def test_speckle_leaves_the_mean_brightness():
+    grey = torch.full((20, 64, 64), 64, dtype=torch.uint8)
+    mean = seen(Policy(speckle=0.5), grey, keys_of(20)).mean((1, 2, 3))
+    torch.testing.assert_close(mean, torch.full((20,), 64 / 255), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_views_for_labels_are_half_as_bright_and_colourful(name):
+    policy, mild = POLICIES[name], POLICIES[name].labelled()
+    for each in ("gain", "depth_gain", "contrast", "level", "gamma", "saturation", "hue"):
+        assert getattr(mild, each) == getattr(policy, each) / 2
+
+
+def test_a_hidden_rectangle_has_the_area_and_the_shape_that_were_drawn():
+    keys = keys_of(300)
+    hidden = operations.rectangle(draw(keys), 0.2, 400)[:, 0]
+    height, width = hidden.any(2).sum(1), hidden.any(1).sum(1)
+    erase, aspect = drawn(keys, "erase", "erase_aspect")
+    there = height > 20
+    torch.testing.assert_close((height * width / 400**2)[there], (0.2 * erase)[there], atol=0.005, rtol=0)
+    torch.testing.assert_close((width / height)[there], 4 ** aspect[there] / 2, rtol=0.1, atol=0)
+
+
+def test_hue_and_saturation_change_in_either_order():
+    x, one = noisy(2, 16, channels=3) / 255, torch.ones(2, 1, 1, 1)
+    at_once = operations.recolour(x, 0.5 * one, 0.1 * one)
+    torch.testing.assert_close(operations.recolour(operations.recolour(x, 0.5 * one, 0 * one), one, 0.1 * one), at_once)
+
+
+def test_examples_follow_their_seed():
+    pixels = noisy(2)[:, 0].numpy()
+    a, b = (views.examples(pixels, "ultrasound", seed)[0] for seed in (0, 1))
+    assert not np.allclose(a, b)
+
+
+def test_optical_coherence_tomography_is_disturbed_as_ultrasound_is():
+    policies = views.policy(
+        "by_modality", pd.DataFrame({"modality": ["oct", "fundus"], "image_id": ["a", "b"]})
+    ).policies
+    assert policies == {"oct": POLICIES["ultrasound"], "fundus": POLICIES["photo"]}

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -299,3 +300,37 @@ def test_spread_and_rank_of_projections_are_those_of_embed():
     assert found["projection_spread"] == pytest.approx(embed.spread(x)) == pytest.approx(found["spread"])
     assert found["projection_uniformity"] == pytest.approx(found["uniformity"])
     assert found["alignment"] == 0
+
+
+def test_a_row_has_the_mean_loss_of_its_epoch_and_knn_asks_train_about_val(tmp_path, monkeypatch, small):
+    losses, asked, learn = [], [], pretrain.Pretraining.gradients_and_seen
+    images = load("phantoms", size=32, limit=80)
+    parts = images.where(split="train"), images.where(split="val")
+
+    def spy(self, *of):
+        out = learn(self, *of)
+        losses.append(float(out[0]))
+        return out
+
+    monkeypatch.setattr(pretrain.Pretraining, "gradients_and_seen", spy)
+    monkeypatch.setattr(watch, "neighbours_auroc", lambda encoder, *of: asked.append(of) or 0.5)
+    pretrain.fit(parts[0], "simclr", encoder="small", batch_size=8, epochs=2, out=tmp_path, val=parts[1])
+    told = pd.read_csv(tmp_path / "metrics.csv")["loss"]
+    np.testing.assert_allclose(told, np.reshape(losses, (2, -1)).mean(1), rtol=1e-5)
+    assert asked
+    for of in asked:
+        for part, whole in zip(of, parts, strict=True):
+            assert set(part.table["image_id"]) == set(whole.table["image_id"])
+
+
+def test_few_images_are_always_the_same_ones(images):
+    assert watch.few(images, 5).table.equals(watch.few(images, 5).table)
+
+
+def test_a_collapse_during_the_warm_up_ends_nothing(tmp_path):
+    seen = watch.Watch(tmp_path, {}, 5)
+    seen.start, seen.learner = START, SimpleNamespace(steps=100)
+    seen.rows = [ROW | {"spread": 0.01, "step": step} for step in (4, 8, 10)]
+    assert not seen.collapsed()
+    seen.rows = [row | {"step": row["step"] + 10} for row in seen.rows]
+    assert seen.collapsed()
