@@ -230,9 +230,8 @@ def intervals(drawn: Bootstrap, level: float = 0.95, strata: bool = False) -> pd
         (by_seed,), counts = _by_seed(drawn, [at])
         again = _seeds_drawn(by_seed, drawn.seed)
         again = again[0] + _wider(by_seed, again, counts["n_patients"], level) * (again - again[0])
-        if (
-            said["metric"] == "ece"
-        ):  # fewer people leave larger gaps by chance, so that draws lie above what was measured
+        if said["metric"] == "ece":
+            # A draw has fewer people, whose bins are off by more by chance alone, so that it lies above the estimate.
             again[1:] += again[0] - np.nanmean(again[1:])
         low, high = _percentiles(again, level)
         if said["metric"] not in UNBOUNDED:

@@ -47,8 +47,8 @@ FILES = {
 NOTEBOOKS = {stage: ROOT / f"notebooks/{number:02}_{stage}.ipynb" for number, stage in enumerate(FILES, start=3)}
 AGAIN = ("names", "grid", "points", "stages", "stand_ins", "rate")  # what a profile may say, too
 KEYS = ("study", "title", "question", *AGAIN, "claims", "profiles")
-# By these a report tells numbers apart: what their rows say of the run that tests, and of the pretraining before it.
 NAME = r"\w[\w.-]*"  # of a folder
+# By these a report tells numbers apart: what their rows say of the run that tests, and of the pretraining before it.
 TOLD = ("dataset", "size", "seed", "fold", "initialise")
 TOLD_OF_ENCODER = ("method", "encoder", "dataset", "pairs", "views", "batch_size", "epochs", "images_seen", "options")
 FILLED_IN = ("study", "title", "question", "profile", "run", "runs", "out")  # by the plan, where a notebook takes them
