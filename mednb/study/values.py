@@ -49,15 +49,13 @@ def faults(name: str, value: object) -> Iterator[str]:
         yield "it is empty; name a folder"
     if name == "dataset" and isinstance(value, str):
         parts = value.split("+")
-        yield from (
-            f"{part} stands in the mix {value} twice" for part in {each: 0 for each in parts if parts.count(each) > 1}
-        )
+        twice = dict.fromkeys(part for part in parts if parts.count(part) > 1)
+        yield from (f"{part} stands in the mix {value} twice" for part in twice)
     if name in ("rates", "lengths") and isinstance(value, list):
-        what, most = (
-            ("share of the steps, above 0 and up to 1", 1) if name == "lengths" else ("rate, above 0", math.inf)
-        )
         numbers = [each for each in value if isinstance(each, (int, float))]
-        yield from (f"{each:g} is no {what}" for each in numbers if not 0 < each <= most or math.isinf(each))
+        right = {each for each in numbers if 0 < each < math.inf and (name == "rates" or each <= 1)}
+        what = "rate, above 0" if name == "rates" else "share of the steps, above 0 and up to 1"
+        yield from (f"{each:g} is no {what}" for each in numbers if each not in right)
     if name in PASSED_ON and isinstance(value, dict):
         yield from refused(PASSED_ON[name], value)
     if name == "fold" and isinstance(value, int):
@@ -121,7 +119,7 @@ def misset(values: dict) -> Iterator[str]:
             yield f"options: {error}"
             return
     if str(values.get("encoder")).startswith("convnext") and "size" in values:
-        from mednb.encoders import assert_large_enough  # as well
+        from mednb.encoders import assert_large_enough  # its import takes seconds
 
         try:
             assert_large_enough(values["encoder"], values["size"] // (2 if options.get("small_crops") else 1))
