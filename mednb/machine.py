@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: its affinity, and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        most, period = quota.read_text(encoding="utf-8").split()
-        cores = cores if most == "max" else min(cores, max(1, int(most) // int(period)))
-    return cores
+    """The cores that this process may use: its affinity, the quota of its container, $LOKY_MAX_CPU_COUNT."""
+    from joblib import cpu_count
+
+    return cpu_count()
 
 
 @contextmanager

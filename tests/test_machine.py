@@ -1,10 +1,13 @@
 """What this process may use of the machine, and what it keeps."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from mednb.machine import usable_cores
 
 # In a process of its own: what the heap of this one looks like depends on the tests before.
 PAGES = """
@@ -32,3 +35,12 @@ def test_large_arrays_get_the_memory_of_those_before_them_and_afterwards_no_long
     before, kept, afterwards = map(int, done.stdout.split())
     assert kept < 10 < before
     assert afterwards > 10
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 5}, raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    assert usable_cores() == 2
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "48")
+    assert usable_cores() <= 3
