@@ -97,13 +97,12 @@ def test_many_pairs_and_few_pairs_are_counted_the_same(film, monkeypatch):
     assert (duplicates.groups(film, 0.5) == duplicates.linked(600, whole["first"], whole["second"])).all()
 
 
-def test_groups_within_are_those_of_each_part_alone(film):
-    within = np.arange(600) % 3
-    found = duplicates.groups(film, 0.6, within)
-    for part in range(3):
-        rows = np.flatnonzero(within == part)
-        assert (found[rows] == rows[duplicates.groups(film[rows], 0.6)]).all()
-    assert len(set(found)) > len(set(duplicates.groups(film, 0.6)))
+def test_pairs_within_are_those_of_the_whole_that_have_the_same_value(film):
+    of, ends = np.arange(600) % 3, ["first", "second"]
+    whole, within = (duplicates.pairs(film, 0.6, among)[ends] for among in (None, of))
+    same = whole[of[whole["first"]] == of[whole["second"]]]
+    assert set(within.itertuples(index=False, name=None)) == set(same.itertuples(index=False, name=None))
+    assert 0 < len(within) < len(whole)
 
 
 def test_pairs_between_two_sets_are_those_across_them_in_both_joined(film):

@@ -136,7 +136,7 @@ def test_the_patient_of_a_file_is_a_hash(cache, tmp_path):
 )
 def test_a_path_that_names_the_patient_is_noticed(tmp_path, path, told):
     data = dicom(tmp_path / "a.dcm", PIXELS, **IDENTITY).read_bytes()
-    assert privacy.names_person(path, data) == told
+    assert privacy.tells(path, privacy.names_of(privacy.identity(data))) == told
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_an_id_with_a_number_is_not_found_in_a_longer_number():
 
 def test_a_file_without_identity_names_nobody(tmp_path):
     data = dicom(tmp_path / "a.dcm", PIXELS, PatientID="", PatientName="").read_bytes()
-    assert not privacy.names_person("any/path at all.dcm", data)
+    assert not privacy.tells("any/path at all.dcm", privacy.names_of(privacy.identity(data)))
 
 
 PUBLISHED = {  # the sources of DICOM files, their twins, and how the published pseudonym of a patient looks

@@ -188,16 +188,14 @@ def table_of(found: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> pd.D
     return table.sort_values(["correlation", "first", "second"], ascending=[False, True, True], ignore_index=True)
 
 
-def groups(
-    thumbnails: np.ndarray | Prepared, threshold: float = THRESHOLD, within: np.ndarray | None = None
-) -> np.ndarray:
+def groups(thumbnails: np.ndarray | Prepared, threshold: float = THRESHOLD) -> np.ndarray:
     """(N, 48, 48) uint8 -> (N,) int: for each image, the row number of the first image of its group.
 
-    A group is everything that hangs together by pairs above the threshold. within: as in `pairs`.
+    A group is everything that hangs together by pairs above the threshold.
     """
     first = rows = np.arange(count_of(thumbnails))
     waiting, count = [], 0
-    for a, b, _ in search(thumbnails, threshold, within):
+    for a, b, _ in search(thumbnails, threshold):
         waiting.append((a, b))
         count += len(a)
         if count > 1_000_000:  # slices of a CT give hundreds of pairs each: memory holds some of them only

@@ -189,8 +189,8 @@ def masks_of(member: Images) -> np.ndarray:
 def card_of(name: str, cards: Sequence[Card], shared: bool) -> Card:
     """The card of a mix: what holds for one dataset only is said with its name."""
 
-    def each(fact: str, between: str = "; ") -> str:
-        return between.join(f"{card.name}: {getattr(card, fact)}" for card in cards)
+    def each(fact: str) -> str:
+        return "; ".join(f"{card.name}: {getattr(card, fact)}" for card in cards)
 
     counts = [{label if shared else f"{card.name}/{label}": n for label, n in card.counts.items()} for card in cards]
     classes = list(dict.fromkeys(label for count in counts for label in count))

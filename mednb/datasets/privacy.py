@@ -78,11 +78,6 @@ def identity(data: bytes) -> dict[str, str]:
         return {name: str(header.get(name) or "") for name in NAMES}
 
 
-def names_person(path: str, data: bytes) -> bool:
-    """Whether the path of a DICOM file holds the patient's name or id, so that it must not be shown as it is."""
-    return tells(path, names_of(identity(data)))
-
-
 def names_of(said: dict[str, str]) -> set[str]:
     """What may name the person in a path: each element of an `identity`, its parts, two parts of a name or one and an
     initial, a date in three orders."""

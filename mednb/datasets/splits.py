@@ -310,12 +310,12 @@ def few(table: pd.DataFrame, fraction: float, seed: int, draw: int = 0) -> np.nd
     return np.flatnonzero(table["patient"].isin(order["patient"][order["share"] < fraction]).to_numpy())
 
 
-def at_most(table: pd.DataFrame, limit: int, seed: int = 0) -> np.ndarray:
+def at_most(table: pd.DataFrame, limit: int) -> np.ndarray:
     """Row numbers of the images of as many patients as have `limit` images, in the proportions of label and split.
 
     Raises ValueError when not even one patient has so few.
     """
-    order = shares(table, seed, ["label", "split"]).sort_values("share", kind="stable")
+    order = shares(table, 0, ["label", "split"]).sort_values("share", kind="stable")
     images = order["patient"].map(table["patient"].value_counts())
     if limit < images.iloc[0]:
         raise ValueError(
