@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch and numpy are imported
 os.environ.setdefault("MPLBACKEND", "agg")
 
 
@@ -15,13 +15,6 @@ def cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDNB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
