@@ -175,25 +175,6 @@ def test_files_that_change_while_they_are_read_are_noticed(root, monkeypatch):
     assert left(root) == []
 
 
-def build_in_another_process(root: Path) -> subprocess.Popen:
-    code = f"""
-import sys
-sys.path.insert(0, {str(HERE)!r})
-import tiny_source
-from mednb import datasets
-datasets.DATASETS["tiny"] = tiny_source
-print(datasets.load("tiny", {str(root)!r}, 16).fingerprint)
-"""
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.slow
-def test_two_processes_that_build_one_store_agree(root):
-    both = [build_in_another_process(root) for _ in range(2)]
-    said = {process.communicate()[0].strip() for process in both}
-    assert said == {load(root).fingerprint} and len(left(root)) == 1
-
-
 # -------------------------------------------------------------------------------------------------------- the disk
 
 
