@@ -305,6 +305,18 @@ def test_the_report_is_done_again_when_its_claims_change(written):
     assert claims.stat().st_mtime > 1
 
 
+def test_a_report_of_fewer_runs_is_to_do_before_it_is_done(written, capsys):
+    plan = read(written(("pretrain", "embed", "report"), {}))
+    graph.write(plan, 1)
+    for name in plan.runs:
+        for path in graph.files(plan, name)[1]:
+            (plan.folder / path).touch()
+    graph.run(plan, dry_run=True)
+    assert report(capsys).startswith("tiny: all 3 runs are up to date;")
+    graph.run(read(written(("pretrain", "report"), {})), dry_run=True)
+    assert report(capsys).startswith("tiny: 1 of 2 runs to do, 1 at a time:\n  report\n")
+
+
 def test_a_study_goes_on_from_any_folder(written, tmp_path, monkeypatch):
     """From another one all paths were spelled otherwise, so that every run was done again."""
     file = written(values={"pretrain": {"epochs": 2}}).absolute()

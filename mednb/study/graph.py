@@ -96,10 +96,12 @@ def files(plan: Plan, name: str) -> tuple[list[str], list[str]]:
 
 def missing(plan: Plan) -> set[str]:
     """The names of the runs that are to do, found out without writing anything: a question must not make a run old."""
-    todo, values = set(), told(plan)
+    todo, values, last = set(), told(plan), plan.folder / "plan.json"
+    before = {run["name"]: run["reads"] for run in read_json(last)["runs"]} if last.exists() else {}
     for name, each in plan.runs.items():
         reads, writes = files(plan, name)
-        changed = any(not holds(plan.folder / path, values[path]) for path in values.keys() & set(reads))
+        changed = before.get(name, reads) != reads  # a report tells of other runs now
+        changed |= any(not holds(plan.folder / path, values[path]) for path in values.keys() & set(reads))
         if changed or todo & set(each.after) or not all((plan.folder / path).exists() for path in (*reads, *writes)):
             todo.add(name)
             continue
