@@ -37,12 +37,9 @@ def of(archive: Archive, row: tuple, shape: tuple[int, int]) -> np.ndarray:
     """
     parts = []
     for mask in row.masks:
-        if isinstance(mask, str):
-            parts.append(in_file(archive, {"file": mask}, shape))
-        elif "file" in mask:
-            parts.append(in_file(archive, mask, shape))
-        else:
-            parts.append(drawn(mask, shape, archive.where(row.image_id)))
+        mask = {"file": mask} if isinstance(mask, str) else mask
+        inside = in_file(archive, mask, shape) if "file" in mask else drawn(mask, shape, archive.where(row.image_id))
+        parts.append(inside)
     return reduce(np.logical_or, parts) if parts else np.zeros(shape, bool)
 
 
