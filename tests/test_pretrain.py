@@ -1,7 +1,6 @@
 """Pretraining leaves an encoder and its curves, repeats itself, and goes on where it stopped."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from collections import deque
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -165,7 +165,6 @@ class Unrecorded(Recorded):
         return self.function(*given)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler, which torch.compile needs")
 def test_a_training_that_is_compiled_is_the_training(images, tmp_path, monkeypatch):
     values = {"method": "byol", "encoder": "tiny", "batch_size": 8, "epochs": 2}
     monkeypatch.setattr(pretrain, "precision", lambda side: "32-true")
@@ -177,14 +176,16 @@ def test_a_training_that_is_compiled_is_the_training(images, tmp_path, monkeypat
         self.learn = Unrecorded(self.learn)
 
     monkeypatch.setattr(pretrain.Pretraining, "setup", as_on_a_gpu)
-    monkeypatch.setattr(torch, "compile", lambda what, **how: compiled.append(what) or compiler(what, **how))
+    # Traced as for a GPU, but without the minutes of a C++ compiler.
+    traced = partial(compiler, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", lambda what, **how: compiled.append(what) or traced(what, **how))
     monkeypatch.setattr(watch, "LONG", 0.0)
     fused = pretrain.fit(images, out=tmp_path / "fused", **values)
     assert len(compiled) == 3  # a trial, the encoder, its moving average
     assert "forward" not in vars(fused)
     start = encoders.build("tiny", seed=0)
     a, b, c = (torch.cat([p.detach().flatten() for p in network.parameters()]) for network in (plain, fused, start))
-    assert (a - b).norm() < 0.05 * (a - c).norm()
+    assert (a - b).norm() < 1e-3 * (a - c).norm()
 
 
 @pytest.mark.parametrize("method", ["densecl", "spark"])
