@@ -271,7 +271,11 @@ def test_missing_data_is_said_before_anything_runs(written, tmp_path):
     (tmp_path / "pretrain.ipynb").unlink()
     tiny.notebook(tmp_path / "pretrain.ipynb", tiny.PARAMETERS + "\ndata = None  # where")
     assert "no such folder" in wrong(file, data=tmp_path / "nowhere")
-    assert f"dataset busi: there is no folder {tmp_path}" in wrong(file, data=tmp_path)
+    (tmp_path / "BUSI").mkdir()
+    assert f"dataset busi: it is not to be found in {tmp_path}; download" in wrong(file, data=tmp_path)
+    (tmp_path / "BUSI/Dataset_BUSI_with_GT/benign").mkdir(parents=True)
+    for root in (tmp_path, tmp_path / "BUSI"):  # as `load` finds it
+        assert len(read(file, data=root).runs) == 1
     phantoms = read(written(("pretrain",), {"dataset": "phantoms"}), data=".")
     assert phantoms.runs["pretrain-phantoms-none-s0"].parameters["data"] == "."
 
@@ -286,7 +290,7 @@ def test_what_a_study_would_cost_is_said_before_its_data_are_there(written, tmp_
     said = graph.cost(plan)
     assert said[0] == "all 4 runs: 2 pretrain on about 2,808 images, counted as often as seen"
     assert said[1].startswith("at 10 images a second that is about 0.1 hours of one device")
-    assert said[2].startswith("missing: dataset busi: there is no folder")
+    assert said[2].startswith("missing: dataset busi: it is not to be found in")
     grid |= {"images_seen": 18_000_000}
     assert "about 1,000.0 hours" in graph.cost(read(written(("pretrain",), grid, rate=10), without_data=True))[1]
 

@@ -447,8 +447,7 @@ def unsegmentable(found: dict[str, Run]) -> Iterator[str]:
 
 def absent(found: dict[str, Run], cwd: Path) -> Iterator[str]:
     """One line for every dataset, and for weights of ImageNet, that are not where the runs will look for them."""
-    from mednb.datasets import DATASETS, data_root
-    from mednb.datasets.located import places
+    from mednb.datasets import DATASETS, data_root, is_there
 
     values = [run.parameters for run in found.values() if "dataset" in run.parameters]
     named = {(part, each.get("data")): None for each in values for part in each["dataset"].split("+")}
@@ -456,8 +455,8 @@ def absent(found: dict[str, Run], cwd: Path) -> Iterator[str]:
         card, here = DATASETS[name].CARD, cwd / data_root(root)
         if card.folder == "" and root is None:
             yield f"dataset {name}: say where your images are, with --data"
-        if card.folder and not any(place.exists() for place in places(here, card, DATASETS[name])[:-1]):
-            yield f"dataset {name}: there is no folder {(here / card.folder).resolve()}; {card.how_to_get}"
+        if card.folder and not is_there(name, here):
+            yield f"dataset {name}: it is not to be found in {here.resolve()}; {card.how_to_get}"
     for name in {run.parameters["encoder"]: 0 for run in found.values() if run.parameters.get("method") == "imagenet"}:
         from mednb import encoders  # its import takes seconds
 
