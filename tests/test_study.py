@@ -397,7 +397,7 @@ def test_a_failed_run_stops_only_what_needs_it(written, capsys, tmp_path):
     failed = "runs/tiny/pretrain-phantoms-simclr-s0/notebook.failed.ipynb"
     assert "1 of 4 runs failed" in str(caught.value)
     assert f"pretrain-phantoms-simclr-s0: cell [3]: AssertionError: this one fails (see {failed}" in str(caught.value)
-    assert "1 runs that need them were not started" in str(caught.value)
+    assert "not started, since they need them: 1" in str(caught.value)
     assert Path(failed).exists()
     assert set(states()) == {"pretrain-phantoms-none-s0", "embed-phantoms-none-s0"}
     (tmp_path / "fixed").touch()

@@ -204,7 +204,7 @@ def failures(plan: Plan, todo: set[str]) -> str:
         killed = f"it ended before it could say why, most often because memory ran out (see {kept})"
         lines.append(f"  {name}: {status.get('why', killed)}")
     if waiting := len(todo) - len(said):
-        lines.append(f"  {waiting} runs that need them were not started")
+        lines.append(f"  not started, since they need them: {waiting}")
     return "\n".join([*lines, "  the same command does what is missing, once the cause is gone"])
 
 
