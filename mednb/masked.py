@@ -61,15 +61,15 @@ def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tens
             maps.append(x)
         return maps
 
-    maps = [encoder.relu(batch_norm(encoder.bn1, seen(encoder.conv1(x)), visible))]
+    maps = [encoder.relu(batch_norm(encoder.bn1, encoder.conv1(x), visible))]
     x = seen(encoder.maxpool(maps[0]))
     for stage in (encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4):
         for block in stage:
             kept, short = x, block.downsample
             depth = 3 if hasattr(block, "conv3") else 2  # a bottleneck has three
             for n in range(1, depth + 1):
-                x = batch_norm(getattr(block, f"bn{n}"), seen(getattr(block, f"conv{n}")(x)), visible)
+                x = batch_norm(getattr(block, f"bn{n}"), getattr(block, f"conv{n}")(x), visible)
                 x = encoder.relu(x) if n < depth else x
-            x = encoder.relu(x + (kept if short is None else batch_norm(short[1], seen(short[0](kept)), visible)))
+            x = encoder.relu(x + (kept if short is None else batch_norm(short[1], short[0](kept), visible)))
         maps.append(x)
     return maps
