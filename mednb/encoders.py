@@ -264,11 +264,14 @@ def imagenet_file(name: str) -> Path:
     given = os.environ.get("MEDNB_IMAGENET")
     known = IMAGENET.get(name)
     path = Path(given) if given else Path(torch.hub.get_dir(), "checkpoints", Path(known.url).name if known else name)
+    if given and not path.is_file():
+        raise FileNotFoundError(f"$MEDNB_IMAGENET names {path}, and there is no such file")
     if not path.is_file():
         once = f"run torchvision.models.{name}(weights='{known.name}') once with a network, or " if known else ""
         if name == "convnext_tiny":
             theirs = "timm.create_model('convnext_tiny.fb_in1k', pretrained=True).state_dict()"
-            once = f"run torch.save({theirs}, '{path}') once with a network, or "
+            folder = f"os.makedirs('{path.parent}', exist_ok=True)"  # nothing else may have made it
+            once = f"run {folder}; torch.save({theirs}, '{path}') once with a network, or "
         raise FileNotFoundError(
             f"method imagenet needs the weights of {name} at {path}: {once}name a file of them in $MEDNB_IMAGENET"
         )

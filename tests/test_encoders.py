@@ -238,3 +238,24 @@ def test_imagenets_weights_come_from_torchs_cache_or_a_file_and_are_never_downlo
     torch.save(theirs.state_dict(), tmp_path / "mine.pth")
     monkeypatch.setenv("MEDNB_IMAGENET", str(tmp_path / "mine.pth"))
     assert torch.equal(ImageNet(encoders.build("resnet18", seed=1)).encoder.bn1.weight, theirs.bn1.weight)
+
+
+def test_what_is_said_of_a_convnexts_absent_weights_puts_them_where_they_are_looked_for(tmp_path, monkeypatch):
+    import os
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "a cache that nobody has made"))
+    monkeypatch.delenv("MEDNB_IMAGENET", raising=False)
+    with pytest.raises(FileNotFoundError) as refused:
+        encoders.imagenet_file("convnext_tiny")
+    downloaded = SimpleNamespace(create_model=lambda name, pretrained: SimpleNamespace(state_dict=lambda: {"a": ONE}))
+    said = str(refused.value).partition(": run ")[2].partition(" once with a network")[0]
+    exec(said, {"os": os, "torch": torch, "timm": downloaded})
+    assert encoders.imagenet("convnext_tiny") == {"a": ONE}
+
+
+def test_a_file_of_imagenets_weights_that_is_not_there_is_named_as_what_was_asked_for(tmp_path, monkeypatch):
+    """What is in torch's cache would not help: the file that was named comes first."""
+    monkeypatch.setenv("MEDNB_IMAGENET", str(tmp_path / "mispelt.pth"))
+    with pytest.raises(FileNotFoundError, match=r"MEDNB_IMAGENET names .*mispelt\.pth, and there is no such file$"):
+        encoders.imagenet_file("resnet18")
