@@ -110,6 +110,9 @@ PUBLISHED = {  # how the released checkpoints of Wolf et al. (2023) and others w
     },
     "SparK": lambda state: {"module": dict(state)},
     "several devices": lambda state: {f"module.encoder_q.{k}": v for k, v in state.items()},
+    "MAE": lambda state: {"model": {f"encoder.{k}": v for k, v in state.items()}, "epoch": 3},
+    "DINO": lambda state: {"teacher": {f"backbone.{k}": v for k, v in state.items()} | {"head.mlp.0.weight": ONE}},
+    "before torch counted batches": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
     "bare, with a classifier": lambda state: dict(state) | {"fc.weight": ONE, "fc.bias": ONE},
 }
 ONE = torch.ones(1)
@@ -124,6 +127,14 @@ def test_published_checkpoints_load_by_the_same_call(wrapping, tmp_path):
     colour.fc = torch.nn.Identity()
     x = torch.randn(2, 1, 32, 32)
     torch.testing.assert_close(encoder(x), colour.eval()(x.repeat(1, 3, 1, 1)), atol=1e-4, rtol=1e-4)
+
+
+def test_a_published_convnext_comes_without_its_classifier(tmp_path):
+    theirs = timm.create_model("convnext_tiny", num_classes=10).eval()
+    torch.save({"model": theirs.state_dict()}, tmp_path / "theirs.pth")
+    encoder = encoders.load(tmp_path / "theirs.pth", encoder="convnext_tiny", channels=3)
+    x = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(theirs.head.fc(encoder(x)), theirs(x), atol=1e-4, rtol=1e-4)
 
 
 def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path):
