@@ -12,6 +12,7 @@ CASES = {  # kernel, stride, padding, image
     "3 x 3 with stride 2 on odd sides": (3, 2, 1, (5, 7)),
     "7 x 7 with stride 2": (7, 2, 3, (8, 6)),
     "wide and unpadded": ((1, 3), 1, 0, (4, 5)),
+    "other along than across": ((3, 2), (2, 1), (1, 0), (5, 4)),
     "one position": (3, 2, 1, (1, 1)),
 }
 
