@@ -146,6 +146,10 @@ def test_a_loss_of_projections_can_be_taken_part_by_part(name):
     assert torch.equal(method.loss(*every, **more), method.contrast(*map(method.project, every), **more))
 
 
+def test_simsiam_keeps_its_papers_optimiser_and_all_others_have_adamw():
+    assert {name: METHODS[name].optimiser for name in PRETRAIN} == dict.fromkeys(PRETRAIN, "adamw") | {"simsiam": "sgd"}
+
+
 def test_random_initialisation_does_not_pretrain():
     assert not METHODS["none"].pretrains
     with pytest.raises(TypeError, match="RandomInitialisation has no loss"):

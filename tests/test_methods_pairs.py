@@ -296,6 +296,18 @@ def test_byols_target_has_no_gradient_and_moves_only_by_its_average():
         torch.testing.assert_close(new, method.tau * old + (1 - method.tau) * now.detach())
 
 
+def test_byols_tau_rises_as_half_a_cosine():
+    """The paper's 1 - (1 - tau) (cos(pi k / K) + 1) / 2."""
+    method = build("byol", tau=0.9)
+    for share in (0.25, 0.5, 0.75):
+        before = next(method.target.parameters()).clone()
+        with torch.no_grad():
+            next(method.encoder.parameters()).copy_(before + 1)
+        method.after_step(round(share * 1000), 1001)
+        moved = (next(method.target.parameters()) - before).mean().item()
+        assert moved == pytest.approx(0.1 * (math.cos(math.pi * share) + 1) / 2, abs=1e-5)
+
+
 def test_byols_target_stands_still_at_the_end():
     method = build("byol")
     before = [p.clone() for p in method.target.parameters()]
@@ -315,6 +327,27 @@ def test_simsiam_is_minus_the_cosine_to_a_projection_without_gradient():
     torch.testing.assert_close(value, expected)
     found, sought = (torch.autograd.grad(x, method.encoder.conv1.weight)[0] for x in (value, expected))
     torch.testing.assert_close(found, sought)
+
+
+HEADS = {  # the papers' layers, with the widths here; a batch norm "of no scale" has no parameters
+    "simsiam": (["32-512", "norm", "512-512", "norm", "512-512", "norm of no scale"], ["512-128", "norm", "128-512"]),
+    "byol": (["32-1024", "norm", "1024-256"], ["256-1024", "norm", "1024-256"]),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_are_the_papers_but_narrower(name):
+    """SimSiam's predictor is a bottleneck of a quarter, and its projection ends with a batch norm; BYOL's does not."""
+
+    def layers(head):
+        for layer in head.layers:
+            if isinstance(layer, nn.Linear):
+                yield f"{layer.in_features}-{layer.out_features}"
+            elif isinstance(layer, nn.BatchNorm1d):
+                yield "norm" if layer.affine else "norm of no scale"
+
+    method = build(name)
+    assert tuple(list(layers(head)) for head in (method.head, method.predictor)) == HEADS[name]
 
 
 def compared(method):
