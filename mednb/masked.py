@@ -51,13 +51,13 @@ def masked_features(encoder: nn.Module, x: Tensor, visible: Tensor) -> list[Tens
         return x * at(visible, x)
 
     if hasattr(encoder, "stages"):
-        # Layer norm looks at one position at a time, so it is enough to hide what a block has made of hidden ones.
+        # Layer norm looks at one position at a time, so it is enough to hide what it has made of hidden ones before a
+        # convolution mixes them with others. Before the first stage there is no layer of downsampling.
         maps = [x.new_empty(len(x), 0, x.shape[2] // 2, x.shape[3] // 2)]
         x = seen(encoder.stem(x))
         for stage in encoder.stages:
-            x = seen(stage.downsample(x))
-            for block in stage.blocks:
-                x = seen(block(x))
+            for layer in (*stage.downsample.children(), *stage.blocks):
+                x = seen(layer(x))
             maps.append(x)
         return maps
 

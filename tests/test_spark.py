@@ -74,6 +74,20 @@ def test_hidden_positions_are_zero_at_every_stage(spark):
         assert each.shape[1] == 0 or each.masked_select(at(visible, each)).any()
 
 
+def test_every_convolution_finds_zeros_where_nothing_is_visible(spark):
+    """Also where a position of the next map is made of visible and hidden ones, and whatever a norm adds to zeros."""
+    mixed, found, encoder = spark.mask(torch.arange(2), 4), [], deepcopy(spark.encoder).train()
+    for module in encoder.modules():
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
+            nn.init.ones_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _, given: found.append(given[0]))
+    x = torch.randn(2, 1, 64, 64)
+    masked_features(encoder, x * at(mixed, x), mixed)
+    assert len(found) > 15
+    assert not any(each.masked_select(~at(mixed, each)).any() for each in found)
+
+
 @pytest.mark.parametrize("size", [144, 200, 240, 250])
 def test_what_the_loss_asks_for_is_what_was_hidden_at_any_size(small, size):
     """A painting of the cells that are asked for moves the loss, one of the cells that were shown does not."""
