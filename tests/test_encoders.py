@@ -89,6 +89,12 @@ def test_feature_maps_are_those_of_a_unets_encoder_and_pool_to_the_embedding(nam
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
+def test_a_unet_takes_images_of_as_many_channels_as_its_encoder(tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    encoders.save_encoder(encoders.build("resnet18", channels=3, seed=0), path, {"encoder": "resnet18"})
+    assert unet.build(path, classes=2)(torch.zeros(2, 3, 32, 32)).shape == (2, 2, 32, 32)
+
+
 def test_timm_takes_the_weights_of_resnets_and_convnexts(tmp_path):
     for name in ("resnet18", "convnext_tiny"):
         encoder = encoders.build(name, seed=1).eval()
@@ -215,6 +221,23 @@ def test_weights_that_are_no_real_numbers_are_refused(bad, tmp_path):
     torch.save(state | {"bn1.weight": state["bn1.weight"] * bad}, tmp_path / "bad.pth")
     with pytest.raises(ValueError, match=r"bad\.pth: bn1\.weight holds numbers that are not finite, or not real"):
         encoders.load(tmp_path / "bad.pth", encoder="resnet18")
+
+
+def test_a_moving_average_that_is_not_finite_is_found_too():
+    encoder = encoders.build("resnet18", seed=0)
+    encoders.assert_finite(encoder, "it")
+    encoder.layer1[0].bn2.running_var[3] = torch.inf
+    with pytest.raises(
+        FloatingPointError, match=r"layer1\.0\.bn2\.running_var holds numbers that are not finite in it"
+    ):
+        encoders.assert_finite(encoder, "it")
+
+
+def test_the_smallest_images_that_a_convnext_makes_something_of_are_let_through():
+    encoders.assert_large_enough("convnext_tiny", 32)
+    assert encoders.build("convnext_tiny", seed=0)(torch.zeros(1, 1, 32, 32)).isfinite().all()
+    with pytest.raises(ValueError, match="needs images of 32 pixels or more"):
+        encoders.assert_large_enough("convnext_tiny", 31)
 
 
 def test_what_is_no_encoder_of_ours_is_a_sentence(tmp_path):

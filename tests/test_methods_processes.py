@@ -2,12 +2,15 @@
 
 import socket
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from test_methods import ANY_ENCODER
 from tiny_methods import build, views, wanted
 from torch import multiprocessing, nn
+
+from mednb import processes
 
 N, STEPS = 16, 3
 TWICE = ["simclr twice", "nnclr twice"]  # each image comes twice in the batch, once in each process
@@ -69,3 +72,13 @@ def test_two_processes_with_half_a_batch_are_one_with_all_of_it(by_two, name):
     for one, two in zip(gradients(name), by_two[name], strict=True):
         assert two[0].item() == pytest.approx(one[0].item(), rel=1e-5)
         assert (two - one).norm() < 1e-5 * one.norm()
+
+
+def test_pixels_in_a_file_go_to_other_processes_by_its_name_and_a_part_of_them_as_that_part(tmp_path):
+    np.save(tmp_path / "pixels.npy", np.arange(60, dtype=np.uint8).reshape(5, 3, 4))
+    pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    for some in (pixels, pixels[2:4], pixels[::2], pixels[:, 1]):
+        make, values = processes.reopened(some)
+        there = make(*values)
+        assert np.array_equal(there, some)
+        assert (getattr(there, "mode", None) == "r") == (some is pixels)  # only a memory map has a mode
