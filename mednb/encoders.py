@@ -41,6 +41,9 @@ IMAGENET = {
 # (2023), Lightning's, and those of models trained on several devices.
 PREFIXES = ("encoder_q.", "online_network.encoder.", "model.", "module.", "backbone.", "encoder.", "state_dict.")
 
+# The entry of a checkpoint that holds the weights: Lightning's, timm's, SparK's, DINO's.
+WRAPPINGS = ("state_dict", "model", "module", "teacher")
+
 
 def build(name: str = "resnet18", channels: int = 1, seed: int | None = None) -> nn.Module:
     """A randomly initialised encoder from torchvision or timm, without its classifier.
@@ -191,13 +194,14 @@ def foreign(path: str | Path) -> dict[str, Tensor]:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises is not documented
         if code := re.search("Unsupported global: GLOBAL (\\S+)", str(error)):
+            entries = f"torch.load('{path}', weights_only=False).items()"
             raise ValueError(
                 f"{path} cannot be read without running code from it ({code[1]}). Where you trust it, save its weights "
-                f"alone: torch.save(torch.load('{path}', weights_only=False)['state_dict'], 'weights.pth')"
+                f"alone: torch.save({{k: v for k, v in {entries} if k in {WRAPPINGS}}}, 'weights.pth')"
             ) from error
         said = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [type(error).__name__]
         raise ValueError(f"{path} is damaged, or no file of weights ({said[0]}): download it again") from error
-    for wrapping in ("state_dict", "model", "module", "teacher"):
+    for wrapping in WRAPPINGS:
         if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
             state = state[wrapping]
     named = state.items() if isinstance(state, dict) else ()

@@ -154,17 +154,18 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_a_checkpoint_with_pickled_classes_says_how_to_take_its_weights(tmp_path, monkeypatch):
-    """Lightning's of older versions hold hyperparameters as classes."""
+@pytest.mark.parametrize("wrapping", ["state_dict", "teacher"])
+def test_a_checkpoint_with_pickled_classes_says_how_to_take_its_weights(wrapping, tmp_path, monkeypatch):
+    """Lightning's of older versions hold hyperparameters as classes, DINO's what was said on the command line."""
     from argparse import Namespace
 
-    state = {f"encoder_q.{k}": v for k, v in encoders.build("resnet50", channels=3, seed=4).state_dict().items()}
-    torch.save({"state_dict": state, "hyper_parameters": Namespace(lr=0.1)}, tmp_path / "theirs.ckpt")
+    state = {f"encoder_q.{k}": v for k, v in encoders.build("resnet18", channels=3, seed=4).state_dict().items()}
+    torch.save({wrapping: state, "hyper_parameters": Namespace(lr=0.1)}, tmp_path / "theirs.ckpt")
     with pytest.raises(ValueError, match="Where you trust it, save its weights alone: ") as refused:
-        encoders.load(tmp_path / "theirs.ckpt", encoder="resnet50")
+        encoders.load(tmp_path / "theirs.ckpt", encoder="resnet18")
     monkeypatch.chdir(tmp_path)
     exec(str(refused.value).partition("alone: ")[2], {"torch": torch})
-    taken = encoders.load("weights.pth", encoder="resnet50", channels=3).state_dict()
+    taken = encoders.load("weights.pth", encoder="resnet18", channels=3).state_dict()
     assert all(torch.equal(taken[k.removeprefix("encoder_q.")], v) for k, v in state.items())
 
 
