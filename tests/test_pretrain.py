@@ -590,11 +590,12 @@ def test_a_method_may_ask_for_small_gradients(images, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("decoder", [False, True])
 def test_options_are_the_methods_own_values_and_stand_in_the_card(images, tmp_path, decoder):
-    options = {"temperature": 0.5, "width": 16, "lr": 0.01, "clip": 1}
+    recipe = {"lr": 0.01, "clip": 1, "weight_decay": 0.02, "optimiser": "lars"}
+    options = {"temperature": 0.5, "width": 16, **recipe}
     made = learner(images, encoder="resnet18", options=options, decoder=decoder).method
     both = [made.on_encoder, made.on_decoder] if decoder else [made]
     assert all(each.nt_xent.temperature == 0.5 for each in both)
-    assert (made.lr, made.clip, made.weight_decay) == (0.01, 1, METHODS["simclr"].weight_decay)
+    assert {name: getattr(made, name) for name in recipe} == recipe
     if not decoder:
         pretrain.fit(images, "simclr", encoder="tiny", batch_size=8, epochs=1, out=tmp_path, options=options)
         assert encoders.model_card(tmp_path / "encoder.safetensors")["options"] == options
