@@ -1,11 +1,13 @@
 """The notebooks themselves: how they are stored, and that each runs strictly, with few and tiny images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
-from mednb import claims, datasets
+from mednb import claims, datasets, embed, results
 from mednb.study.notebook import cells, is_parameters, parameters, run
 from mednb.study.plan import FILES, NOTEBOOKS, load, read, within
 
@@ -55,6 +57,22 @@ def test_a_cell_of_the_report_shows_all_that_it_draws():
     lines = [cell["source"].splitlines() for cell in cells(NOTEBOOKS["report"])]
     assert [line for cell in lines for line in cell[:-1] if line.startswith("report.keep")] == []
     assert sum(line.startswith("display(report.keep") for cell in lines for line in cell) == 5
+
+
+def test_the_geometry_of_many_images_is_of_some_of_every_kind_and_its_rows_say_of_how_many(monkeypatch, tiny_encoder):
+    drawn = datasets.load("phantoms", size=32, limit=60)
+    val = drawn.take(np.repeat(np.arange(len(drawn)), 10))
+    rare = np.where(np.arange(len(val)) < 520, "a", "b")  # as the members of a mix lie one behind the other
+    val = replace(val, table=val.table.assign(split="val", patient=rare))
+    known = {"val": val, "images": val, "embed": embed, "encoder": tiny_encoder, "origin": {"views": "ultrasound"}}
+    known |= {"results": results, "seed": 0, "out": "", "study": "", "run": ""}
+    monkeypatch.setattr(results, "write_run", lambda out, **said: dict.fromkeys(results.RUN, 0))
+    monkeypatch.setattr(results, "write_rows", lambda out, rows: rows)
+    monkeypatch.setattr(results, "about", lambda images, seed: {})
+    for cell in cells(NOTEBOOKS["embed"]):
+        if "embed.geometry(" in cell["source"] or "results.row(" in cell["source"]:
+            exec(cell["source"], known)
+    assert {(row["n_patients"], row["n_images"]) for row in known["rows"]} == {(2, 512)}
 
 
 @pytest.mark.slow
