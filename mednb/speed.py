@@ -63,6 +63,10 @@ class Setting:
     workers: int = field(default_factory=usable_cores)  # processes of a DataLoader
     seconds: float = 5.0  # about so long is each measured
 
+    def __post_init__(self) -> None:
+        if self.images.channels > 1 or self.images.stored_pixels.dtype != np.uint8:
+            raise ValueError(f"{self.images.name}: others' pipelines are measured here on grey images of 8 bits only")
+
     @property
     def warm_up(self) -> int:
         """Steps that do not count: on a GPU they are to be recorded by then."""

@@ -1,5 +1,6 @@
 """Pipelines give comparable views, and what is measured is what is said."""
 
+import dataclasses
 from itertools import islice
 
 import numpy as np
@@ -33,6 +34,13 @@ def test_every_pipeline_gives_two_different_grey_views_of_a_batch_for_ever(setti
         assert a.std() > 0.1
         assert not torch.allclose(a, b)
     assert not torch.allclose(batches[0][0], batches[1][0])
+
+
+@pytest.mark.parametrize("change", [lambda grey: np.stack([grey] * 3, 1), lambda grey: grey.astype(np.uint16) * 257])
+def test_images_that_others_would_take_for_something_else_are_refused(images, change):
+    changed = dataclasses.replace(images, stored_pixels=change(np.array(images.pixels)), rows=None)
+    with pytest.raises(ValueError, match="phantoms: others' pipelines are measured here on grey images of 8 bits only"):
+        speed.Setting(changed)
 
 
 def test_the_limit_gets_views_that_are_already_there(setting):
