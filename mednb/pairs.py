@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from mednb.datasets import Images
+from mednb.datasets.sources.folder import UNKNOWN
 from mednb.views import key, policy
 
 
@@ -30,6 +31,8 @@ def strategy(name: str):
 def error_rates(images: Images, pairs: str, views: str, batch_size: int, seed: int = 0) -> pd.Series:
     """How often a strategy is wrong, as shares between 0 and 1. Labels and masks tell; pretraining sees neither.
 
+    Images without a label tell nothing of classes: their pairs are left out, and NaN is what no pair is left of.
+
     - `false_positives`: positive pairs whose labels differ.
     - `lesion_lost`: positive pairs with a lesion of which at least one view shows nothing; NaN without masks.
     - `false_negatives_class`: pairs that a batch of `batch_size` treats as different though their labels are the same.
@@ -37,17 +40,24 @@ def error_rates(images: Images, pairs: str, views: str, batch_size: int, seed: i
     """
     partner = strategy(pairs)(images.table, seed, 0)
     labels, patients = (pd.factorize(images.table[name])[0] for name in ("label", "patient"))
+    labelled = (images.table["label"] != UNKNOWN).to_numpy()
     batch = np.random.default_rng(seed).permutation(len(images))[:batch_size]
     other = ~np.eye(len(batch), dtype=bool)
-    same = [(codes[batch][:, None] == codes[batch])[other].mean() for codes in (labels, patients)]
+    told = other & labelled[batch][:, None] & labelled[batch]
+    same = [share((codes[batch][:, None] == codes[batch])[of]) for codes, of in ((labels, told), (patients, other))]
     return pd.Series(
         {
-            "false_positives": (labels != labels[partner]).mean(),
+            "false_positives": share((labels != labels[partner])[labelled & labelled[partner]]),
             "lesion_lost": lesion_lost(images.masks, partner, views, seed, images.table),
             "false_negatives_class": same[0],
             "false_negatives_patient": same[1],
         }
     )
+
+
+def share(wrong: np.ndarray) -> float:
+    """How many of these pairs (N,) bool are wrong; NaN where there are none."""
+    return float(wrong.mean()) if len(wrong) else np.nan
 
 
 def lesion_lost(

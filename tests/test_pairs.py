@@ -1,5 +1,7 @@
 """Pairs and how often they are wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,6 +41,20 @@ def test_a_pair_that_shares_no_class_is_a_false_positive(images, monkeypatch):
     labels = images.table["label"].to_numpy()
     rates = pairs.error_rates(images, "next_image", "ultrasound", 16)
     assert rates["false_positives"] == pytest.approx((labels != np.roll(labels, -1)).mean())
+
+
+def test_images_without_a_label_tell_nothing_of_classes(images):
+    labels = images.table["label"].where(images.table["label"] != "normal", "unlabelled")
+    some = replace(images, table=images.table.assign(label=labels))
+    rates = pairs.error_rates(some, "same_image", "ultrasound", len(some))
+    counts = labels[labels != "unlabelled"].value_counts()
+    assert rates["false_negatives_class"] == pytest.approx(
+        (counts * (counts - 1)).sum() / (counts.sum() * (counts.sum() - 1))
+    )
+    none = replace(images, table=images.table.assign(label="unlabelled"))
+    rates = pairs.error_rates(none, "same_image", "ultrasound", len(some))
+    assert rates[["false_positives", "false_negatives_class"]].isna().all()
+    assert rates["false_negatives_patient"] > 0
 
 
 def test_a_lesion_that_fills_the_image_is_never_lost_and_a_small_one_is():
