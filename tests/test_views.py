@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as reference
-from scipy import stats
+from scipy import ndimage, stats
 
 from mednb import views
 from mednb.methods.base import Crops
@@ -412,8 +412,9 @@ def test_ultrasound_and_mammography_never_stand_upside_down():
         assert (POLICIES[name].geometry(keys_of(500))[:, 1, 1] > 0).all()
 
 
-def test_a_ct_is_never_mirrored():
-    assert (torch.linalg.det(POLICIES["ct"].geometry(keys_of(500))[:, :, :2]) > 0).all()
+@pytest.mark.parametrize("name", ["ct", "x-ray"])
+def test_what_shows_the_heart_is_never_mirrored(name):
+    assert (torch.linalg.det(POLICIES[name].geometry(keys_of(500))[:, :, :2]) > 0).all()
 
 
 @pytest.mark.parametrize("name", ["ultrasound", "mammography", "photo"])
@@ -506,6 +507,8 @@ def test_by_modality_says_what_it_misses():
         ValueError, match="modality 'unknown' has no policy; choose views for all images, one of ultrasound"
     ):
         views.policy("by_modality", pd.DataFrame({"modality": ["ct", "unknown"]}))
+    with pytest.raises(ValueError, match="b has no modality, by which views are made"):
+        views.policy("by_modality", pd.DataFrame({"image_id": ["a", "b"], "modality": ["ct", None]}))
     with pytest.raises(ValueError, match=r"2 keys for 3 images: call of\(rows\) first"):
         views.policy("by_modality", pd.DataFrame({"modality": ["ct"] * 3}))(noisy(2), keys_of(2))
 
@@ -595,3 +598,42 @@ def test_optical_coherence_tomography_is_disturbed_as_ultrasound_is():
         "by_modality", pd.DataFrame({"modality": ["oct", "fundus"], "image_id": ["a", "b"]})
     ).policies
     assert policies == {"oct": POLICIES["ultrasound"], "fundus": POLICIES["photo"]}
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(torch.uint8, 255), (torch.uint16, 65535)])
+@pytest.mark.parametrize(("side", "size"), [(33, 33), (33, 16), (17, 24)])
+def test_a_view_of_any_side_is_scipys_of_the_image_mirrored_at_its_border(dtype, white, side, size):
+    policy, keys = Policy(area=(0.3, 1.0), aspect=(0.5, 2.0), rotation=45.0, flip=0.5, upside_down=0.5), keys_of(5)
+    image = torch.randint(0, white + 1, (5, 3, side, side), generator=torch.Generator().manual_seed(0))
+    points = policy.points(side / size)
+    places = ((policy.grid(keys, size * points) + 1) * side - 1) / 2  # (5, size * points, size * points, 2) in pixels
+    expected = [
+        [ndimage.map_coordinates(channel / white, [xy[..., 1], xy[..., 0]], order=1, mode="reflect") for channel in one]
+        for one, xy in zip(image.numpy(), places.numpy(), strict=True)
+    ]
+    expected = F.avg_pool2d(torch.from_numpy(np.array(expected)), points).float()
+    found = policy(image.to(dtype), keys, size) * STD + MEAN
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_a_narrow_crop_of_an_image_that_is_shrunk_is_averaged_along_its_longer_side():
+    wide, high = (Policy(area=(0.25, 0.25), aspect=aspect) for aspect in ((1, 4), (1 / 4, 1)))
+    assert wide.points(2.0) == high.points(2.0) == 3  # the longer side is all of the image's
+
+
+def test_a_hidden_rectangle_lies_anywhere():
+    hidden = operations.rectangle(draw(keys_of(1000)), 0.2, 32)[:, 0].float().mean(0)
+    assert min(each.sum() for each in (hidden[0], hidden[-1], hidden[:, 0], hidden[:, -1])) > 0
+    for half in (hidden[:16], hidden[:, :16]):
+        assert float(half.sum() / hidden.sum()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_views_for_labels_are_mild_in_every_modality():
+    found = views.labelled(pd.DataFrame({"modality": ["ct", "ultrasound", "something new"]})).policies
+    of = {"ct": "ct", "ultrasound": "ultrasound", "something new": "x-ray"}
+    assert found == {modality: POLICIES[name].labelled() for modality, name in of.items()}
+    assert POLICIES["ultrasound"].labelled() == views.LABELLED
+
+
+def test_views_for_labels_keep_the_crops_of_a_policy_that_are_larger_still():
+    assert Policy(area=(0.8, 1.0)).labelled().area == (0.8, 1.0)
