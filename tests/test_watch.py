@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from mednb import embed, encoders, pretrain, watch
@@ -245,6 +246,22 @@ def test_neighbours_know_classes_that_lie_apart(images):
     told = replace(images, stored_pixels=pixels, rows=None)
     assert watch.neighbours_auroc(Told(), told.take(np.arange(60)), told.take(np.arange(60, len(told)))) == 1
     assert math.isnan(watch.neighbours_auroc(Told(), told, told.take(np.flatnonzero(told.labels == 1))))
+
+
+def test_neighbours_vote_by_the_exponential_of_their_similarity(images, monkeypatch):
+    """Wu et al., Unsupervised feature learning via non-parametric instance discrimination (CVPR 2018)."""
+    parts = images.where(split="train"), images.where(split="val")
+    rng = np.random.default_rng(0)
+    h = [rng.normal(size=(len(part), 3)) + part.labels[:, None] for part in parts]
+    given = iter(h)
+    monkeypatch.setattr(embed, "extract", lambda encoder, pixels: next(given))
+    found = watch.neighbours_auroc(nn.Identity(), *parts, k=7)
+    known, asked = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in h)
+    votes = np.exp(asked @ known.T / 0.07)
+    votes[votes < np.sort(votes)[:, [-7]]] = 0
+    p = votes @ np.eye(3)[parts[0].labels]
+    expected = roc_auc_score(parts[1].labels, p / p.sum(1, keepdims=True), multi_class="ovr")
+    assert found == pytest.approx(expected)
 
 
 def test_val_of_other_classes_is_refused(images, tmp_path, small):
