@@ -1,6 +1,7 @@
 """The watch tells what a training does, says so when it collapses, and is silent when it does not."""
 
 import math
+from collections import deque
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -311,12 +312,24 @@ def test_a_run_says_before_it_starts_how_long_it_will_take(images, tmp_path, cap
 
 
 def test_spread_and_rank_of_projections_are_those_of_embed():
-    x = torch.randn(40, 6)
-    seen = [watch.Seen(x[:20], x[:20], x[:20]), watch.Seen(x[20:], x[20:], x[20:])]
+    x, z, p = (torch.randn(40, 6) + shift for shift in (0, 1, 2))
+    seen = [watch.Seen(x[part], x[part], z[part], p[part]) for part in (slice(20), slice(20, 40))]
     found = watch.geometry(seen)
-    assert found["projection_spread"] == pytest.approx(embed.spread(x)) == pytest.approx(found["spread"])
-    assert found["projection_uniformity"] == pytest.approx(found["uniformity"])
+    assert found["spread"] == pytest.approx(embed.spread(x))
+    assert found["projection_spread"] == pytest.approx(embed.spread(z))
+    assert found["projection_uniformity"] == pytest.approx(embed.uniformity(z))
+    assert found["prediction_spread"] == pytest.approx(embed.spread(p))
     assert found["alignment"] == 0
+
+
+def test_views_per_second_count_all_views_of_an_epoch_and_waiting_is_a_share_of_its_time(tmp_path):
+    seen, h = watch.Watch(tmp_path, {"images_seen": 120}, 5), torch.randn(2, 8, 4)
+    seen.seconds, seen.waited, seen.losses = 2.0, 0.5, [1.0, 3.0]
+    method = SimpleNamespace(crops=(Crops(2), Crops(4, 0.5)), signs=dict)
+    learner = SimpleNamespace(embedded=deque([watch.Seen(*h, None)]), method=method, epochs=3)
+    seen.end_epoch(SimpleNamespace(global_step=7, optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])]), learner)
+    row = seen.rows[0]
+    assert (row["views_per_second"], row["data_wait"], row["loss"]) == (6 * 40 / 2, 0.25, 2.0)
 
 
 def test_a_row_has_the_mean_loss_of_its_epoch_and_knn_asks_train_about_val(tmp_path, monkeypatch, small):
@@ -351,3 +364,5 @@ def test_a_collapse_during_the_warm_up_ends_nothing(tmp_path):
     assert not seen.collapsed()
     seen.rows = [row | {"step": row["step"] + 10} for row in seen.rows]
     assert seen.collapsed()
+    seen.rows[-2] |= {"spread": ROW["spread"]}
+    assert not seen.collapsed()  # it has to say so three times in a row
