@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from mednb import claims, datasets, embed, results
+from mednb import claims, datasets, embed, plots, results
 from mednb.study.notebook import cells, is_parameters, parameters, run
 from mednb.study.plan import FILES, NOTEBOOKS, load, read, within
 
@@ -73,6 +73,15 @@ def test_the_geometry_of_many_images_is_of_some_of_every_kind_and_its_rows_say_o
         if "embed.geometry(" in cell["source"] or "results.row(" in cell["source"]:
             exec(cell["source"], known)
     assert {(row["n_patients"], row["n_images"]) for row in known["rows"]} == {(2, 512)}
+
+
+def test_the_pairs_that_are_shown_are_of_all_classes_where_a_table_is_sorted_by_them(monkeypatch):
+    drawn, shown = datasets.load("phantoms", size=32, limit=60), []
+    known = {"images": drawn.take(np.argsort(drawn.labels)), "pairs": "same_image", "seed": 0}
+    monkeypatch.setattr(plots, "pairs", lambda images, partners, titles: shown.extend(titles))
+    sources = [cell["source"] for cell in cells(ROOT / "notebooks/02_pairs.ipynb")]
+    exec(next(source for source in sources if "plots.pairs(" in source), known)
+    assert set(shown) == set(drawn.classes)
 
 
 @pytest.mark.slow
