@@ -456,7 +456,7 @@ def training_curves(metrics: pd.DataFrame) -> Figure:
                 if len(kinds) > 1 and name == "loss":
                     said = ", ".join(f"{what} {value}" for what, value in zip(kind, values, strict=True))
                     ax.annotate(said, (mean.index[-1], mean.iloc[-1]), ha="right", va="bottom", fontsize=7)
-        ax.set_title(title, fontsize=10)
+        ax.set_title(_wrapped(title, 40), fontsize=10)
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True, nbins=5, min_n_ticks=1)
         _quiet(ax)
@@ -495,7 +495,7 @@ def maps(points: pd.DataFrame, colour: str = "label") -> Figure:
                 there = few[few[colour] == group]
                 like = {"s": size * (1.4 if marker in "^v<>" else 1), "c": shade, "marker": marker, "alpha": 0.85}
                 ax.scatter(there["x"], there["y"], **like, linewidths=0.25, edgecolors="white")
-        ax.set_title(start if len(datasets) == 1 else f"{dataset}: {start}", fontsize=10)
+        ax.set_title(_wrapped(start if len(datasets) == 1 else f"{dataset}: {start}", 40), fontsize=10)
         ax.set(xticks=[], yticks=[])
         ax.margins(0.06)
         ax.spines[:].set_color("#bbbbbb")
@@ -636,9 +636,11 @@ def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METR
     rows = _main(differences, "effect_map", metrics)
     names = in_order(rows["initialisation"])
     columns = list(rows.groupby([*SETTING, "task", "label_fraction"], sort=False))
+    titles = [f"{_title(rows, key[:-1])}, {percent(key[-1])}" for key, _ in columns]
     largest = max(100 * rows["difference"].abs().max(), 1e-9)
-    figure = Figure(figsize=(1.6 + 0.085 * max(map(len, names)) + 0.5 * len(columns), 1.9 + 0.3 * len(names)))
-    figure.set_layout_engine("constrained")
+    width = 1.6 + 0.085 * max(map(len, names)) + 0.5 * len(columns)
+    height = 1.1 + 0.055 * max(map(len, titles)) + 0.3 * len(names)
+    figure = Figure(figsize=(width, height), layout="constrained")
     ax = figure.subplots()
     cells = np.full((len(names), len(columns)), np.nan)
     for j, (_, column) in enumerate(columns):
@@ -652,7 +654,6 @@ def effect_map(differences: pd.DataFrame, metrics: Mapping[str, str] = MAIN_METR
             if sure:
                 ax.add_patch(Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, linewidth=1.4))
     ax.imshow(cells, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto")
-    titles = [f"{_title(rows, key[:-1])}, {percent(key[-1])}" for key, _ in columns]
     ax.set_xticks(range(len(columns)), titles, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     ax.set_yticks(range(len(names)), names, fontsize=9)
     ax.tick_params(length=0)
@@ -715,9 +716,11 @@ def critical_difference(ranks: Ranks) -> Figure:
     names = list(ranks.mean.index)
     half, k = -(-len(names) // 2), len(names)
     bars = 0.32 * len(ranks.alike) + 0.3
-    figure = Figure(figsize=(8, 1.5 + 0.25 * (half + bars)), layout="constrained")
+    width = max(8, 4 + 2 * 0.085 * max(map(len, names)))
+    figure = Figure(figsize=(width, 1.5 + 0.25 * (half + bars)), layout="constrained")
     ax = figure.subplots()
-    ax.set(xlim=(1 - 0.05 * k, max(k, 1 + ranks.critical_difference) + 0.05 * k), ylim=(bars + half + 0.5, -2.6))
+    ends = (1 - 0.02 * k, max(k, 1 + ranks.critical_difference) + 0.02 * k)
+    ax.set(xlim=ends, ylim=(bars + half + 0.5, -2.6))
     ax.hlines(0, 1, k, color="#222222", linewidth=1.2)
     for rank in range(1, k + 1):
         ax.vlines(rank, -0.18, 0, color="#222222", linewidth=1.2)
@@ -728,7 +731,7 @@ def critical_difference(ranks: Ranks) -> Figure:
     for nth, name in enumerate(names):
         left = nth < half
         y = bars + (nth if left else k - 1 - nth) + 0.5
-        end = 1 - 0.02 * k if left else k + 0.02 * k
+        end = ends[0] if left else ends[1]  # at the edge of the axes: there the layout finds room for any name
         ax.plot([ranks.mean[name], ranks.mean[name], end], [0, y, y], color="#777777", linewidth=0.9)
         side = {"ha": "right" if left else "left", "va": "center", "fontsize": 9, "textcoords": "offset points"}
         ax.annotate(f"{name} ({ranks.mean[name]:.1f})", (end, y), (-3 if left else 3, 0), **side)
@@ -831,7 +834,7 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
         ax.set_xticks(ticks, [percent(t) for t in ticks])
         ax.set(xlabel="area of the lesion, share of the image", ylabel="dice", ylim=(-0.03, 1.03))
         fraction = f"label_fraction {percent(key[-1])}" if not heading else ""
-        ax.set_title("\n".join(filter(None, (_setting(cases, key), fraction, heading))), fontsize=10)
+        ax.set_title(_headed(_setting(cases, key), fraction, heading), fontsize=10)
         _quiet(ax)
     _legend(figure, _handles(looks))
     return figure
@@ -957,8 +960,9 @@ def _title(rows: pd.DataFrame, key: tuple) -> str:
     return f"{setting}: {key[-1]}" if setting else key[-1]
 
 
-def _headed(title: str, heading: str) -> str:
-    return f"{title}\n{heading}" if heading else title
+def _headed(*lines: str) -> str:
+    """The lines that are not empty, as the title of a panel."""
+    return "\n".join(_wrapped(line, 40) for line in lines if line)
 
 
 def _listed(names: Iterable) -> str:
@@ -989,4 +993,6 @@ def _handles(looks: dict[str, tuple], markers: bool = True, lines: bool = True) 
 def _legend(figure: Figure, handles: list) -> None:
     longest = max(len(str(handle.get_label())) for handle in handles)
     columns = min(len(handles), max(1, int(figure.get_figwidth() / (0.75 + 0.075 * longest))))
+    lines = -(-len(handles) // columns)
+    figure.set_figheight(figure.get_figheight() + 0.2 * (lines - 1))  # the panels keep the height that they have
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9, handlelength=3)

@@ -52,8 +52,12 @@ def assert_sound(figure, axes):
             boxes = [box for box in boxes if box.width and ax.bbox.padded(40).overlaps(box)]
             for one, other in pairwise(boxes):
                 assert not one.padded(-0.5).overlaps(other.padded(-0.5)), axis.axis_name
-        if ax.get_title():
-            assert page.containsx(ax.title.get_window_extent().x1)
+    titles = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
+    for one, other in pairwise(titles):
+        assert not one.overlaps(other)
+    for box in titles:
+        assert page.containsx(box.x0)
+        assert page.containsx(box.x1)
     for legend in figure.legends:
         box = legend.get_window_extent()
         assert page.x0 <= box.x0
@@ -390,6 +394,38 @@ def test_many_initialisations_of_one_pretraining_set_have_a_panel_each_beside_ra
     some = pd.concat([scores.assign(initialisation=name) for name in names])
     few = some.query("task == 'knn' or initialisation in ['none', 'byol']")
     assert_sound(plots.label_efficiency(few), 8 + 1)
+
+
+def test_many_initialisations_with_long_names_leave_their_panels_room(rows):
+    sets = ["busi+busbra+breast+busuclm", "mini_mias+inbreast+cbis_ddsm+vindr_mammo", "busi+busbra+breast+mini_mias"]
+    methods = ["simclr", "moco", "byol"]
+    names = ["none", *(f"{method} same_case on {each}" for method in methods for each in sets)]
+
+    def many(kind):
+        some = rows[kind].query("initialisation == 'simclr'")
+        return pd.concat([some.assign(initialisation=name) for name in names])
+
+    for figure, axes in [
+        (plots.lesion_sizes(many("cases")), 3),
+        (plots.strata(many("parts")), 3 * 3),
+        (plots.training_curves(many("metrics")), 10 + 4),
+        (plots.maps(many("maps")), 10),
+    ]:
+        assert_sound(figure, axes)
+        assert min(ax.bbox.height for ax in figure.axes) > figure.dpi
+    figure = plots.critical_difference(statistics.Ranks(pd.Series(range(1, 11), names, float), 4.0, 3, []))
+    figure.draw_without_rendering()
+    assert all(figure.bbox.contains(*text.get_window_extent().max) for text in figure.axes[0].texts)
+    assert figure.axes[0].bbox.width > 3 * figure.dpi
+
+
+def test_the_map_of_effects_has_room_for_the_names_of_its_columns(rows):
+    of = [rows["differences"].assign(dataset=name) for name in ("busi", "folder my_very_long_export_of_2024")]
+    figure = plots.effect_map(pd.concat(of, ignore_index=True))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert min(label.get_window_extent().y0 for label in ax.get_xticklabels()) >= 0
+    assert ax.bbox.height > 0.25 * 2 * figure.dpi
 
 
 def test_lesion_sizes_have_a_panel_for_each_label_fraction(rows):
