@@ -326,6 +326,10 @@ def test_comparisons_of_claims_are_marked_by_what_they_say():
     marks = [(line.get_marker(), line.get_markerfacecolor()) for line in ax.lines if line.get_marker() in "os"]
     assert marks == [("o", "#222222"), ("s", "#222222"), ("o", "white")]
     plots.claims(rows.assign(low=np.nan, high=np.nan, of_this="undecided")).draw_without_rendering()
+    for expects, ends in {"more": [0.01], "at least": [-0.01], "no difference": [-0.01, 0.01]}.items():
+        (ax,) = plots.claims(rows.assign(expects=expects)).axes
+        dashed = [of for of in ax.collections if matplotlib.colors.to_hex(of.get_color()[0]) == "#d55e00"]
+        assert [[line[0, 0] for line in of.get_segments()] for of in dashed] == [ends] * 2
     with pytest.raises(plots.NothingToDraw, match="no claim could be tested"):
         plots.claims(rows.assign(effect=np.nan))
 
