@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor, nn
 
-from mednb import embed, encoders, supervise, unet, views
+from mednb import embed, encoders, metrics, supervise, unet, views
 from mednb.datasets import Images, splits
 from mednb.datasets.outlines import outlines
 
@@ -21,7 +21,6 @@ INITIALISE = ("encoder", "encoder-decoder")
 RATES = (5e-4, 2e-3)
 LENGTHS = (0.5, 1.0)  # shares of the steps
 SIDE_BY_SIDE = 4  # images in one Dice
-METRICS = ("dice", "iou", "hd95", "found", "false_alarms")
 
 
 def build(path: str | Path, seed: int = 0, initialise: str = "encoder") -> nn.Module:
@@ -130,7 +129,7 @@ def logits(network: nn.Module, pixels: np.ndarray) -> np.ndarray:
 
 
 def measure(answers: np.ndarray, images: Images, truth: Sequence[np.ndarray]) -> pd.DataFrame:
-    """Columns `METRICS` for each image, its answer brought to the size of its outline, and so the picture's own.
+    """Columns `metrics.SEGMENTATION` for each image, its answer brought to the size of its outline: the picture's own.
 
     answers: logits (N, H, W). truth: N masks, (height, width) bool each, see `outlines`. `hd95` is in pixels of the
     picture in its file; of an outline that is not, these are told by how much its area has shrunk.
@@ -142,7 +141,7 @@ def measure(answers: np.ndarray, images: Images, truth: Sequence[np.ndarray]) ->
         both = overlap(whole[None], outline[None]).iloc[0]
         hd95 = hausdorff95(whole, outline) * scale
         rows.append([both["dice"], both["iou"], hd95, found, false_alarms])
-    return pd.DataFrame(rows, columns=list(METRICS))
+    return pd.DataFrame(rows, columns=list(metrics.SEGMENTATION))
 
 
 def pixel_sides(images: Images, truth: Sequence[np.ndarray]) -> np.ndarray:
@@ -174,9 +173,9 @@ def label_efficiency(
 
     Returns scores (task, label_fraction, draw, stratum, split, metric, value, n_patients, n_images) on val and test;
     the cases of test (image_id, patient, label, what `Images.strata` gives, area, label_fraction, draw, seed and
-    `METRICS`; area is the lesion's share of the image); what was chosen for each label_fraction and draw; and examples
-    with all masks used: image_id (M,), image (M, H, W), mask and prediction (M, H, W) bool. Raises ValueError when the
-    images have no masks.
+    `metrics.SEGMENTATION`; area is the lesion's share of the image); what was chosen for each label_fraction and draw;
+    and examples with all masks used: image_id (M,), image (M, H, W), mask and prediction (M, H, W) bool. Raises
+    ValueError when the images have no masks.
     """
     images = lesions(images)
     parts = {split: images.where(split=split) for split in splits.NAMES}

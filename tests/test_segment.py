@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.spatial.distance import directed_hausdorff
 
-from mednb import encoders, segment, supervise, unet
+from mednb import encoders, metrics, segment, supervise, unet
 from mednb.datasets import load
 from mednb.study.notebook import cells
 from mednb.views import labelled
@@ -135,7 +135,7 @@ def test_an_answer_is_brought_to_the_size_of_the_outline(images):
     answers = np.where(some.masks, 5.0, -5.0).astype(np.float32)
     full = [np.kron(mask, np.ones((6, 9))) > 0 for mask in some.masks]
     found = segment.measure(answers, some, full)
-    assert list(found) == list(segment.METRICS)
+    assert list(found) == list(metrics.SEGMENTATION)
     assert (found["dice"] > 0.93).all()
     assert (found["hd95"] <= 9).all()
     assert (found["found"] == 1).all()
@@ -163,12 +163,12 @@ def test_only_images_with_a_lesion_take_part(images, path):
     with_lesion = test.masks.any(axis=(1, 2))
     assert 0 < with_lesion.sum() < len(test)
     assert set(cases["image_id"]) == set(test.table["image_id"][with_lesion])
-    assert len(scores) == (1 + 2) * 2 * len(segment.METRICS)
+    assert len(scores) == (1 + 2) * 2 * len(metrics.SEGMENTATION)
     means = cases.groupby(["label_fraction", "draw"])["dice"].mean()
     on_test = scores.query("split == 'test' and metric == 'dice'").set_index(["label_fraction", "draw"])["value"]
     assert on_test.sort_index().to_dict() == pytest.approx(means.to_dict())
     np.testing.assert_allclose(cases.query("label_fraction == 1.0")["area"], test.masks[with_lesion].mean(axis=(1, 2)))
-    assert {"source", "lesion_area", *segment.METRICS} <= set(cases)
+    assert {"source", "lesion_area", *metrics.SEGMENTATION} <= set(cases)
     assert [(each["label_fraction"], each["draw"]) for each in chosen] == [(1.0, 0), (0.3, 0), (0.3, 1)]
     assert examples["image"].shape == examples["mask"].shape == examples["prediction"].shape
     assert len(examples["image_id"]) == len(examples["image"])
