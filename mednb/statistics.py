@@ -216,8 +216,9 @@ def intervals(drawn: Bootstrap, level: float = 0.95, strata: bool = False) -> pd
 
     Percentiles of a two-level bootstrap: the patients were drawn by `bootstrap`, here the seeds are drawn. Of S seeds
     S - 1 are drawn, which makes the variance of a mean of few seeds come out right (Rao and Wu, JASA 1988). Then the
-    percentiles are moved apart, or together, to the width of `contrast`. A single seed is taken as it is: the interval
-    is then over patients alone. A single patient has none: its ends are NaN.
+    percentiles are moved apart, or together, to the width of `contrast`, which knows Student's t for few seeds and
+    patients. A single seed is taken as it is: the interval is then over patients alone. A single patient has none: its
+    ends are NaN.
 
     strata: also those of the test images. Columns: those of `QUESTION`, then images_seen and images_seen_most (by the
     encoder that saw the fewest and by that which saw the most: folds differ in size), mean, low, high (the interval),
@@ -470,7 +471,7 @@ def _wider(by_seed: np.ndarray, again: np.ndarray, n_patients: int, level: float
     from scipy import stats
 
     spread = np.nanstd(again)
-    if len(by_seed) == 1 or not spread > 0:
+    if not spread > 0:
         return 1.0
     error, freedom = _error(by_seed, n_patients)
     return error * stats.t.ppf((1 + level) / 2, freedom) / (spread * stats.norm.ppf((1 + level) / 2))

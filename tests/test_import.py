@@ -6,15 +6,14 @@ import sys
 import pytest
 
 WATCH = """
-import importlib, sys, time
+import importlib, sys
 def watch(event, what):
     writes = event == "open" and set(str(what[1])) & set("wax+")
     if writes or event in ("os.mkdir", "os.rename", "socket.connect", "socket.getaddrinfo"):
         raise AssertionError(f"{event} {what}")
 sys.addaudithook(watch)
-started = time.perf_counter()
 importlib.import_module(sys.argv[1])
-print(time.perf_counter() - started, *set(sys.argv[2:]) & set(sys.modules))
+print(*set(sys.argv[2:]) & set(sys.modules))
 """
 TORCH = ["torch", "lightly", "pytorch_lightning", "umap", "snakemake", "seaborn", "matplotlib", "papermill"]
 
@@ -33,7 +32,5 @@ def test_importing_is_light_and_touches_neither_disk_nor_network(module, heavy, 
     command = [sys.executable, "-B", "-c", WATCH, module, *heavy]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    seconds, *loaded = done.stdout.split()
-    assert loaded == []
-    assert float(seconds) < 3  # well under one where nothing else runs
+    assert done.stdout.split() == []
     assert not list(tmp_path.iterdir())
