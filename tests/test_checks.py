@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -211,7 +212,15 @@ def test_pictures_of_12_bits_in_files_of_16_are_said_to_be_dark(twin):
         values = np.asarray(Image.open(path)).astype(np.uint16) * 16
         Image.fromarray(values).save(path)
     line = next(line for line in checks.report(module, root)[0].split("\n") if "16 bits" in line)
-    assert "window=(0, 4095) shows them as they are meant" in line
+    assert line.endswith("window=(0, 4095) shows them as they are meant.")
+
+
+def test_where_only_some_pictures_are_of_16_bits_the_window_is_said_to_change_the_others(twin):
+    module, root = twin
+    path = root / "Twin/images/01.png"
+    Image.fromarray(np.asarray(Image.open(path)).astype(np.uint16) * 16).save(path)
+    line = next(line for line in checks.report(module, root)[0].split("\n") if "16 bits" in line)
+    assert re.search(r"as they are meant, but changes the \d+ other images: convert the files", line)
 
 
 def test_the_classes_of_your_own_images_are_counted(tmp_path):

@@ -297,10 +297,12 @@ def dark(table: pd.DataFrame) -> str | None:
     if "highest" not in table or not table["highest"].max() < DARK:  # NaN: none is of 16 bits
         return None
     brightest = table.loc[table["highest"].idxmax()]
-    highest = int(brightest["highest"])
+    highest, others = int(brightest["highest"]), table["highest"].isna().sum()
+    # A window is for all images, and in 8 bits no value reaches its white.
+    but = f", but changes the {others:,} other images: convert the files so that all are of one kind" if others else ""
     return (
         f"{brightest['image_id']} has 16 bits and no value above {highest:,}, and no other image has: with 65,535 as "
-        f"white they are dark. window=(0, {2 ** max(1, highest.bit_length()) - 1}) shows them as they are meant."
+        f"white they are dark. window=(0, {2 ** max(1, highest.bit_length()) - 1}) shows them as they are meant{but}."
     )
 
 
