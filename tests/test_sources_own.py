@@ -461,6 +461,12 @@ def test_what_a_table_lacks_is_said_in_a_sentence(tmp_path, change, said):
     assert said in sentence(tmp_path, "my.csv")
 
 
+def test_a_split_that_tears_patients_apart_costs_images_and_they_are_counted(tmp_path):
+    twins.table(tmp_path).assign(split=["train", "test"] * 6).to_csv(tmp_path / "my.csv", index=False)
+    images = datasets.load("folder", tmp_path, size=32, table="my.csv")
+    assert len(images) == 6 and "; 6 more left out)" in repr(images)
+
+
 def test_a_table_that_is_none_is_refused(tmp_path):
     twins.table(tmp_path)
     assert "table is no.csv, which is neither a file nor one in" in sentence(tmp_path, "no.csv")

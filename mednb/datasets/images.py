@@ -138,11 +138,8 @@ class Images:
         kind = ", in colour" if self.channels > 1 else ""
         kind += ", with 16 bits" if self.stored_pixels.dtype == np.uint16 else ""
         kind += ", weighted" if "weight" in self.table and (self.table["weight"] != 1).any() else ""
-        more = (
-            f"; {len(self.quarantine):,} more in quarantine"
-            if self.quarantine is not None and len(self.quarantine)
-            else ""
-        )
+        aside = {"in quarantine": self.quarantine, "left out": self.left_out}
+        more = "".join(f"; {len(some):,} more {what}" for what, some in aside.items() if some is not None and len(some))
         return (
             f"Images({self.name}, {len(self):,} images of {self.size} x {self.size}{kind} "
             f"from {self.table['patient'].nunique():,} patients: {labels}{more})"
