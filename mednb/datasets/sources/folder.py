@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mednb.datasets import dicom, pixels, privacy
-from mednb.datasets.archive import Archive
+from mednb.datasets.archive import SHOWN, Archive
 from mednb.datasets.card import Card
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
@@ -191,14 +191,16 @@ class Folder:
         taken = sorted(set(table) & set(TAKEN))
         if taken:
             raise ValueError(f"{where} has a column {taken[0]}, a name that mednb gives something else; rename it.")
-        rows = []
+        rows, missing = [], {}
         for row in table.to_dict("records"):
             masks = [name.strip() for name in row.pop("mask", "").split(";") if name.strip()]
-            for name in (row["image"], *masks):
-                if name not in archive:
-                    raise FileNotFoundError(f"{where} names {name}, which is not in {archive.where()}.")
+            missing |= dict.fromkeys(name for name in (row["image"], *masks) if name not in archive)
             official = {"official": row.pop("split")} if "split" in row else {}
             rows.append(row | {"masks": masks} | official)
+        if missing:
+            more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+            which = f"{', '.join([*missing][:SHOWN])}{more}, which {'is' if len(missing) == 1 else 'are'}"
+            raise FileNotFoundError(f"{where} names {which} not in {archive.where()}.")
         return rows
 
     def read_table(self, archive: Archive) -> tuple[str, pd.DataFrame]:
