@@ -215,7 +215,8 @@ def spread(work: Callable, todo: Iterable, images: int) -> Iterator:
     cores = usable_cores()
     processes = images > FEW and cores > 1
     backend, work = ("loky", sent(work)) if processes else ("threading", work)
-    workers = Parallel(cores, backend=backend, return_as="generator", pre_dispatch="4 * n_jobs")
+    # Not ahead of what joblib's queue takes, or an error in one would be followed by a traceback of its thread.
+    workers = Parallel(cores, backend=backend, return_as="generator", pre_dispatch="2 * n_jobs")
     try:
         yield from workers(delayed(work)(one) for one in todo)
     except BrokenExecutor as error:
