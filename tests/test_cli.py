@@ -60,7 +60,7 @@ def test_help_lists_the_parameters_of_a_notebook(capsys, tmp_path):
         (["run", "b.yml", "--jobs", "0"], "'0' is no number of notebooks"),
         (["data", "card"], "which one? there is phantoms"),
         (["data", "card", "folder", "--table", "my.csv"], "--table is for check"),
-        (["data", "check", "folder"], "folder needs root: the folder that holds your images"),
+        (["data", "check", "folder"], "needs root, --data or a notebook's data: the folder"),
         (["data", "card", "phantom"], "Did you mean phantoms?"),
         (["rum"], "invalid choice: 'rum'"),
     ],

@@ -72,7 +72,7 @@ def test_a_folder_is_loaded_with_a_card_of_what_is_in_it(tmp_path):
 def test_a_folder_without_images_or_root_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     assert "holds no images; root is the folder itself" in sentence(tmp_path)
-    with pytest.raises(ValueError, match="folder needs root: the folder that holds your images"):
+    with pytest.raises(ValueError, match="needs root, --data or a notebook's data: the folder"):
         datasets.load("folder")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         datasets.load("folder", tmp_path / "none")

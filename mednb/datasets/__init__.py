@@ -142,7 +142,9 @@ def assert_alone(name: str, table: str | Path | None) -> None:
 def with_table(module: ModuleType, root: str | Path | None, table: str | Path | None) -> ModuleType:
     """A source with your table, where you have one; ValueError when it takes none, or needs a root that is missing."""
     if module.CARD.folder == "" and root is None:
-        raise ValueError(f"{module.CARD.name} needs root: the folder that holds your images.")
+        raise ValueError(
+            f"{module.CARD.name} needs root, --data or a notebook's data: the folder that holds your images."
+        )
     if table is not None:
         if not hasattr(module, "with_table"):
             raise ValueError(f"table is for your own images, 'folder'; {module.CARD.name} has tables of its own.")
