@@ -103,16 +103,23 @@ def test_a_build_goes_on_after_one_of_its_processes_was_killed(root, monkeypatch
     assert len(load(root)) == 48
 
 
-def test_no_work_waits_outside_the_queue_of_the_processes(monkeypatch):
+def test_no_work_waits_outside_the_queue_of_the_processes(tmp_path, monkeypatch):
     """Or an executor that is ended early, by Ctrl-C or a broken file, adds a traceback of its own to what is said."""
     from joblib.externals.loky import reusable_executor
 
+    def work(number):
+        while number and not (tmp_path / "go").exists():
+            time.sleep(0.02)
+        return number
+
     monkeypatch.setattr(decode, "usable_cores", lambda: 2)
-    found = decode.spread(lambda number: time.sleep(0.3) or number, range(12), decode.FEW + 1)
-    for number in range(3):
-        assert next(found) == number
-        assert reusable_executor._executor._work_ids.qsize() == 0
-    assert list(found) == [*range(3, 12)]
+    found = decode.spread(work, range(12), decode.FEW + 1)
+    assert next(found) == 0
+    try:
+        tiny.within(20, lambda: reusable_executor._executor._work_ids.qsize() == 0)
+    finally:
+        (tmp_path / "go").touch()
+    assert list(found) == [*range(1, 12)]
 
 
 def test_a_build_that_was_killed_goes_on_and_ends_with_the_same_bytes(root, tmp_path, monkeypatch):
