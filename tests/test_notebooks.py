@@ -7,7 +7,7 @@ import nbformat
 import numpy as np
 import pytest
 
-from mednb import claims, datasets, embed, plots, results
+from mednb import claims, datasets, embed, plots, results, watch
 from mednb.study.notebook import cells, is_parameters, parameters, run
 from mednb.study.plan import FILES, NOTEBOOKS, load, read, within
 
@@ -65,7 +65,7 @@ def test_the_geometry_of_many_images_is_of_some_of_every_kind_and_its_rows_say_o
     rare = np.where(np.arange(len(val)) < 520, "a", "b")  # as the members of a mix lie one behind the other
     val = replace(val, table=val.table.assign(split="val", patient=rare))
     known = {"val": val, "images": val, "embed": embed, "encoder": tiny_encoder, "origin": {"views": "ultrasound"}}
-    known |= {"results": results, "seed": 0, "out": "", "study": "", "run": ""}
+    known |= {"results": results, "few": watch.few, "seed": 0, "out": "", "study": "", "run": ""}
     monkeypatch.setattr(results, "write_run", lambda out, **said: dict.fromkeys(results.RUN, 0))
     monkeypatch.setattr(results, "write_rows", lambda out, rows: rows)
     monkeypatch.setattr(results, "about", lambda images, seed: {})

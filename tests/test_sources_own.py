@@ -468,6 +468,21 @@ def test_a_split_that_tears_patients_apart_costs_images_and_they_are_counted(tmp
     assert len(images) == 6 and "; 6 more left out)" in repr(images)
 
 
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"sep": ";"}, "it has image;patient;label;mask;age: commas must separate its columns"),
+        ({"sep": "\t"}, "commas must separate its columns"),
+        ({"encoding": "cp1252"}, "cannot be read as a table: 'utf-8' codec can't decode byte 0xfc"),
+        ({"encoding": "cp1252"}, "; save it as UTF-8"),
+    ],
+)
+def test_a_table_as_spreadsheets_write_it_is_told_how_to_be_saved(tmp_path, how, said):
+    table = twins.table(tmp_path).replace("Patient 2", "Müller")
+    table.to_csv(tmp_path / "my.csv", index=False, **how)
+    assert said in sentence(tmp_path, "my.csv")
+
+
 def test_a_table_that_is_none_is_refused(tmp_path):
     twins.table(tmp_path)
     assert "table is no.csv, which is neither a file nor one in" in sentence(tmp_path, "no.csv")

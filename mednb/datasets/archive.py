@@ -209,14 +209,16 @@ class Archive:
             raise
         except Exception as error:
             said = " ".join(str(error).split())
-            raise ValueError(f"{self.where(name)} cannot be read as {kind}: {said}") from error
+            cure = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+            raise ValueError(f"{self.where(name)} cannot be read as {kind}: {said}{cure}") from error
 
     def checked(self, name: str, table: pd.DataFrame, columns: tuple[str, ...], key: str | None) -> pd.DataFrame:
         self.table = name
         missing = [column for column in (*columns, *filter(None, [key])) if column not in table]
         if missing:
             has = ", ".join(map(str, table.columns))
-            raise ValueError(f"{self.where(name)} has no column {', '.join(missing)}; it has {has}")
+            cure = ": commas must separate its columns" if len(table.columns) == 1 and set(";\t") & set(has) else ""
+            raise ValueError(f"{self.where(name)} has no column {', '.join(missing)}; it has {has}{cure}")
         if key is not None:
             if (empty := table[key].isna() | table[key].eq("")).any():
                 raise ValueError(f"{self.where(name)} has no {key} in row {empty.argmax() + 1}")
