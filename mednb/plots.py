@@ -812,7 +812,7 @@ def lesion_sizes(cases: pd.DataFrame, bins: int = 4) -> Figure:
     _rows(cases, "lesion_sizes", "area", "dice", "label_fraction", "initialisation")
     cases = cases.assign(**{name: "" for name in SETTING if name not in cases})
     looks, groups = styles(cases["initialisation"]), in_groups(cases["initialisation"])
-    if len(groups) > 1:
+    if len(looks) > MANY:
         cases = cases[cases["label_fraction"] == cases["label_fraction"].max()]
     figure, panels = _panels(list(cases.groupby([*SETTING, "label_fraction"])), groups, 3)
     for ax, key, panel, heading, names in panels:
@@ -931,6 +931,8 @@ def _panels(keyed: Sequence[tuple], groups: Mapping[str, list[str]], columns: in
 
     Returns it and, for each panel, its Axes, the key, its rows, the heading of the group and its initialisations.
     """
+    groups = _cut(groups)
+    everywhere = set.intersection(*map(set, groups.values()))
     columns = len(groups) if len(groups) > 1 else min(len(keyed), columns)
     lines = -(-len(keyed) * len(groups) // columns)
     wide = 3.9 if columns < 3 else 3.3
@@ -938,11 +940,23 @@ def _panels(keyed: Sequence[tuple], groups: Mapping[str, list[str]], columns: in
     grid, panels = figure.add_gridspec(lines, columns), []
     for i, ((key, rows), (heading, names)) in enumerate(product(keyed, groups.items())):
         names = [name for name in names if (rows["initialisation"] == name).any()]
-        alone = i % len(groups) and not any(" on " in name for name in names)  # the first group has shown these
-        if names and not alone:
-            heading = heading if any(" on " in name for name in names) else ""
-            panels.append((figure.add_subplot(grid[i // columns, i % columns]), key, rows, heading, names))
+        own = set(names) - everywhere
+        if names and (own or not i % len(groups)):  # the first group has shown what is in all of them
+            panels.append(
+                (figure.add_subplot(grid[i // columns, i % columns]), key, rows, heading if own else "", names)
+            )
     return figure, panels
+
+
+def _cut(groups: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Groups of at most `MANY`: larger ones in parts, each beside the first, with which all are compared."""
+    cut = {}
+    for heading, (first, *others) in groups.items():
+        parts = np.array_split(np.array(others, object), max(1, -(-len(others) // (MANY - 1))))
+        for part in parts:
+            ends = [name.partition(" on ")[0] for name in part[[0, -1]]] if len(parts) > 1 else []
+            cut[", ".join(filter(None, [heading, " to ".join(ends)]))] = [first, *part]
+    return cut
 
 
 def _setting(rows: pd.DataFrame, key: tuple) -> str:

@@ -15,6 +15,9 @@ from mednb import plots, results, statistics
 IMAGES = fake_runs.images(n_patients=12, size=16)
 LESIONS = np.flatnonzero(IMAGES.masks.any(axis=(1, 2)))[:5]
 
+BINS = pd.DataFrame({"confidence": [0.4, 0.7, 0.95], "accuracy": [0.3, 0.75, 0.9], "n_images": [3, 5, 90]})
+BINS = BINS.assign(dataset="phantoms", encoder="e", size=32, task="linear")
+
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
@@ -346,11 +349,8 @@ def test_ranks_stand_on_a_line_and_a_bar_joins_what_does_not_differ():
     assert all(figure.bbox.contains(*text.get_window_extent().min) for text in ax.texts)
 
 
-def test_reliability_has_the_diagonal_and_a_line_for_each(rows):
-    told = pd.DataFrame({"confidence": [0.4, 0.7, 0.95], "accuracy": [0.3, 0.75, 0.9], "n_images": [3, 5, 90]})
-    said = {"dataset": "phantoms", "encoder": "e", "size": 32, "task": "linear"}
-    told = pd.concat([told.assign(initialisation=name, **said) for name in ("none", "simclr")])
-    figure = plots.reliability(told)
+def test_reliability_has_the_diagonal_and_a_line_for_each():
+    figure = plots.reliability(pd.concat([BINS.assign(initialisation=name) for name in ("none", "simclr")]))
     assert_sound(figure, 1)
     diagonal, *others = figure.axes[0].lines
     assert (diagonal.get_xdata() == diagonal.get_ydata()).all()
@@ -398,6 +398,21 @@ def test_many_initialisations_of_one_pretraining_set_have_a_panel_each_beside_ra
     some = pd.concat([scores.assign(initialisation=name) for name in names])
     few = some.query("task == 'knn' or initialisation in ['none', 'byol']")
     assert_sound(plots.label_efficiency(few), 8 + 1)
+
+
+def test_many_initialisations_of_one_pretraining_set_are_cut_into_panels_that_can_be_followed(rows):
+    names = ["none", *(f"method{letter}" for letter in "abcdefghijklm")]
+
+    def many(some):
+        return pd.concat([some.assign(initialisation=name) for name in names])
+
+    one = {kind: rows[kind].query("initialisation == 'simclr'") for kind in ("cases", "parts")}
+    drawn = plots.reliability(many(BINS)), plots.lesion_sizes(many(one["cases"])), plots.strata(many(one["parts"]))
+    for figure in drawn:
+        assert_sound(figure, 3 if figure is not drawn[2] else 9)
+        titles = [ax.get_title().split("\n")[-1] for ax in figure.axes]
+        assert titles[:3] == ["methoda to methode", "methodf to methodi", "methodj to methodm"]
+    assert [len(ax.lines) for ax in drawn[2].axes[:3]] == [6, 5, 5]
 
 
 def test_many_initialisations_with_long_names_leave_their_panels_room(rows):
