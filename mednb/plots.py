@@ -942,9 +942,9 @@ def _panels(keyed: Sequence[tuple], groups: Mapping[str, list[str]], columns: in
         names = [name for name in names if (rows["initialisation"] == name).any()]
         own = set(names) - everywhere
         if names and (own or not i % len(groups)):  # the first group has shown what is in all of them
-            panels.append(
-                (figure.add_subplot(grid[i // columns, i % columns]), key, rows, heading if own else "", names)
-            )
+            same = panels[-1][0] if panels and panels[-1][1] == key else None  # scores are compared on one scale
+            ax = figure.add_subplot(grid[i // columns, i % columns], sharey=same)
+            panels.append((ax, key, rows, heading if own else "", names))
     return figure, panels
 
 

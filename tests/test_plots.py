@@ -413,6 +413,7 @@ def test_many_initialisations_of_one_pretraining_set_are_cut_into_panels_that_ca
         titles = [ax.get_title().split("\n")[-1] for ax in figure.axes]
         assert titles[:3] == ["methoda to methode", "methodf to methodi", "methodj to methodm"]
     assert [len(ax.lines) for ax in drawn[2].axes[:3]] == [6, 5, 5]
+    assert len({ax.get_ylim() for ax in drawn[2].axes[:3]}) == 1
 
 
 def test_many_initialisations_with_long_names_leave_their_panels_room(rows):
