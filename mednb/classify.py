@@ -169,9 +169,9 @@ def label_efficiency(
     """How good a classifier becomes with ever more labels, for one encoder.
 
     The labelled images are a fraction of the training patients, drawn `draws` times (all of them: once); val and test
-    stay whole. Learning rate and length of fine-tuning are chosen on val once, with the largest fraction, and kept.
-    `before_test` is called when the first answers on test are due (`ledger.record`, say), and not when something was
-    wrong before.
+    stay whole. Images that have no label have no part in it (`Images.labelled`). Learning rate and length of
+    fine-tuning are chosen on val once, with the largest fraction, and kept. `before_test` is called when the first
+    answers on test are due (`ledger.record`, say), and not when something was wrong before.
 
     Returns scores (task, label_fraction, draw, stratum, split, metric, value, n_patients, n_images) on val and test;
     the predictions for each test image (image_id, patient, label, what `Images.strata` gives, task, label_fraction,
@@ -184,6 +184,7 @@ def label_efficiency(
         raise ValueError(f"tasks: {what}; choose among {', '.join(TASKS)}")
     if draws < 1:
         raise ValueError(f"draws is {draws}; the labelled patients are drawn once or more often")
+    images = images.labelled()
     parts = {split: images.where(split=split) for split in splits.NAMES}
     frames = {split: embed.frame(part.table, embed.extract(encoder, part.pixels)) for split, part in parts.items()}
     tried, scores, predictions, chosen = supervise.grid(rates, steps, lengths), [], [], []
@@ -223,13 +224,15 @@ def leak(
 ) -> pd.DataFrame:
     """What a frozen encoder, or an untrained ResNet-18, seems to be worth when a split ignores whose the images are.
 
-    Every image is tested once, in five folds, twice over: with patients and near-duplicates kept together, and shuffled
-    as if every image were a patient of its own. The probes, the encoder and the numbers of images are the same.
-    The 95 % intervals draw the patients, the same ones for both. At most about `limit` images are asked.
+    Every image that has a label is tested once, in five folds, twice over: with patients and near-duplicates kept
+    together, and shuffled as if every image were a patient of its own. The probes, the encoder and the numbers of
+    images are the same. The 95 % intervals draw the patients, the same ones for both. At most about `limit` images are
+    asked.
 
     Returns columns task, split ("kept together", "shuffled", "shuffled - together"), auroc, low, high; empty when there
     are not two classes in all train and val splits.
     """
+    images = images.labelled() if images.has_label.any() else images
     if limit < len(images):
         images = images.take(splits.at_most(images.table, limit))
     table = images.table.drop(columns=[name for name in ("official", "official_fold") if name in images.table])

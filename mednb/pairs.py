@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 
 from mednb.datasets import Images
-from mednb.datasets.sources.folder import UNKNOWN
 from mednb.views import key, policy
 
 
@@ -40,7 +39,7 @@ def error_rates(images: Images, pairs: str, views: str, batch_size: int, seed: i
     """
     partner = strategy(pairs)(images.table, seed, 0)
     labels, patients = (pd.factorize(images.table[name])[0] for name in ("label", "patient"))
-    labelled = (images.table["label"] != UNKNOWN).to_numpy()
+    labelled = images.has_label
     batch = np.random.default_rng(seed).permutation(len(images))[:batch_size]
     other = ~np.eye(len(batch), dtype=bool)
     told = other & labelled[batch][:, None] & labelled[batch]

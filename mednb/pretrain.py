@@ -310,7 +310,7 @@ class Pretraining(pl.LightningModule):
         self.side = min(round(crops.size * images.size) for crops in self.method.crops)
         encoders.assert_large_enough(values["encoder"], self.side)
         self.partner, self.policy = strategy(values["pairs"]), named_policy(values["views"], images.table)
-        self.labels = torch.from_numpy(images.labels)
+        self.labels = torch.from_numpy(np.where(images.has_label, images.labels, -1))
         self.pixels, self.pace, self.dealt = None, None, None
         self.losses: list[Tensor] = []
         self.shown, self.waited = 0, 0.0  # images, seconds

@@ -372,6 +372,7 @@ def neighbours_auroc(encoder: nn.Module, train: Images, val: Images, k: int = 20
     """
     from sklearn.neighbors import KNeighborsClassifier
 
+    train, val = (part.take(part.has_label) for part in (train, val))
     if min(len(np.unique(part.labels)) for part in (train, val)) < 2:
         return math.nan
     voters = KNeighborsClassifier(min(k, len(train)), metric="cosine", weights=lambda d: np.exp(-d / 0.07))

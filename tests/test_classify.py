@@ -153,6 +153,22 @@ def found(images, tiny_encoder):
     return classify.label_efficiency(images, tiny_encoder, fractions=[0.3, 1.0], seed=1, steps=10, draws=2)
 
 
+def test_images_without_a_label_are_neither_learnt_from_nor_asked(images, tiny_encoder):
+    beside = replace(images.card, classes=("normal", "unlabelled", "benign", "malignant"))
+    unknown = np.arange(len(images)) % 4 == 0
+    label = images.table["label"].mask(unknown, "unlabelled")
+    some = replace(images, table=images.table.assign(label=label), card=beside)
+    how = {"tasks": ["knn", "finetune"], "fractions": [1.0], "steps": 5}
+    _, found, _ = classify.label_efficiency(some, tiny_encoder, **how)
+    _, expected, _ = classify.label_efficiency(images.take(~unknown), tiny_encoder, **how)
+    pd.testing.assert_frame_equal(found, expected)
+    pd.testing.assert_frame_equal(classify.leak(some, tiny_encoder), classify.leak(images.take(~unknown), tiny_encoder))
+    nobody = replace(some, table=images.table.assign(label="unlabelled"))
+    assert classify.leak(nobody).empty
+    with pytest.raises(ValueError, match="no image of phantoms has a label"):
+        classify.label_efficiency(nobody, tiny_encoder)
+
+
 def test_every_task_fraction_draw_split_and_metric_has_one_score(found):
     scores, _, _ = found
     assert not scores.duplicated(["task", "label_fraction", "draw", "split", "metric"]).any()

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,21 @@ def test_subsets_keep_the_hashes_and_the_codes_of_the_labels(images):
     some = images.where(label="malignant")
     assert (some.fingerprint, some.split_hash) == (images.fingerprint, images.split_hash)
     assert set(some.labels) == {2} and some.classes == images.classes
+
+
+def test_unlabelled_is_no_class_alone_or_in_a_mix(images):
+    assert images.labelled() is images
+    for unlabelled in ("unlabelled", "hc18/unlabelled"):
+        card = replace(images.card, classes=("benign", unlabelled, "malignant", "normal"), counts={unlabelled: 3})
+        some = images.table.assign(label=images.table["label"].where(np.arange(120) % 3 > 0, unlabelled))
+        some = replace(images, table=some, card=card)
+        assert (some.has_label == (np.arange(120) % 3 > 0)).all()
+        told = some.labelled()
+        assert (told.table["image_id"] == some.table["image_id"][some.has_label].to_numpy()).all()
+        assert told.classes == ["benign", "malignant", "normal"] and told.card.counts == {}
+        assert (np.array(told.classes)[told.labels] == told.table["label"]).all()
+    with pytest.raises(ValueError, match="no image of phantoms has a label"):
+        replace(images, table=images.table.assign(label="unlabelled")).labelled()
 
 
 def test_few_takes_whole_patients_of_every_class_and_is_nested(images):

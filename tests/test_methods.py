@@ -182,6 +182,19 @@ def test_supervised_pretraining_is_the_cross_entropy_of_both_views():
     torch.testing.assert_close(method.loss(*every, labels=labels), expected)
 
 
+def test_supervised_pretraining_learns_nothing_from_images_without_a_label():
+    method = build("supervised")
+    every = views()
+    labels = wanted(method, every)["labels"]
+    some = [of.index_fill(0, torch.tensor([0]), -1) for of in labels]
+    logits = torch.cat([method.classifier(method.encoder(x))[1:] for x in every])
+    expected = nn.functional.cross_entropy(logits, torch.cat([of[1:] for of in labels]))
+    torch.testing.assert_close(method.loss(*every, labels=some), expected)
+    nothing = method.loss(*every, labels=[of * 0 - 1 for of in labels])
+    nothing.backward()
+    assert nothing == 0 and method.classifier.weight.grad.abs().max() == 0
+
+
 def test_a_loss_is_taken_in_32_bits_whatever_the_networks_run_in():
     seen = []
 

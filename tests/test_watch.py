@@ -247,6 +247,10 @@ def test_neighbours_know_classes_that_lie_apart(images):
     told = replace(images, stored_pixels=pixels, rows=None)
     assert watch.neighbours_auroc(Told(), told.take(np.arange(60)), told.take(np.arange(60, len(told)))) == 1
     assert math.isnan(watch.neighbours_auroc(Told(), told, told.take(np.flatnonzero(told.labels == 1))))
+    unlabelled = told.table["label"].replace("benign", "unlabelled")  # of one grey with no class
+    some = replace(told, table=told.table.assign(label=unlabelled))
+    assert watch.neighbours_auroc(Told(), some, some) == 1
+    assert math.isnan(watch.neighbours_auroc(Told(), some, some.take(np.flatnonzero(told.labels < 2))))
 
 
 def test_neighbours_vote_by_the_exponential_of_their_similarity(images, monkeypatch):

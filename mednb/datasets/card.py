@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 
 TWIN = "a twin of the official layout"
+UNLABELLED = "unlabelled"  # of an image of which nobody said what it shows; in a mix after its dataset's name
 
 
 @dataclass(frozen=True)

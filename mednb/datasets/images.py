@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mednb.datasets import duplicates, splits
-from mednb.datasets.card import Card
+from mednb.datasets.card import UNLABELLED, Card
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,6 +74,11 @@ class Images:
         """(N,) int64: the position of each image's label in `classes`."""
         return pd.Categorical(self.table["label"], categories=self.classes).codes.astype(np.int64)
 
+    @property
+    def has_label(self) -> np.ndarray:
+        """(N,) bool: whether anybody has said what the image shows."""
+        return (self.table["label"].str.rpartition("/")[2] != UNLABELLED).to_numpy()
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -105,6 +110,19 @@ class Images:
                     raise ValueError(f"no image here has {column}={value!r}; {column} is one of: {some}.")
             keep &= self.table[column].isin(values).to_numpy()
         return self.take(np.flatnonzero(keep))
+
+    def labelled(self) -> Images:
+        """The images that have a label: "unlabelled" is no class that a classifier could be right about.
+
+        Raises ValueError where no image has one.
+        """
+        if self.has_label.all():
+            return self
+        if not self.has_label.any():
+            raise ValueError(f"no image of {self.name} has a label")
+        counts = {name: count for name, count in self.card.counts.items() if name.rpartition("/")[2] != UNLABELLED}
+        classes = [name for name in self.classes if name.rpartition("/")[2] != UNLABELLED]
+        return replace(self.take(self.has_label), card=replace(self.card, classes=tuple(classes), counts=counts))
 
     def few(self, fraction: float, seed: int, draw: int = 0) -> Images:
         """A label fraction: this share of the patients of each class, whole, at least one of each.

@@ -53,7 +53,7 @@ class Method(nn.Module):
     wants: tuple[str, ...] = ()
     """What `loss` is given by name besides the views.
 
-    - `labels`: for each view (N,) int64, the class of the image that it shows.
+    - `labels`: for each view (N,) int64, the class of the image that it shows, -1 where it has no label.
     - `rows` (N,) int64: the images' rows in their table.
     - `partners` (N,) int64: the rows of their partners.
     - `keys` (N,) int64: one of each image in this epoch, for what a method draws itself (`views.keys.uniform`).

@@ -13,7 +13,7 @@ class Supervised(Method):
 
     Same views, same budget. When the later task has the same labels on the same images this is an upper bound and no
     rival; on another set it is the usual transfer. The classifier has more outputs than any set has classes; it soon
-    learns which ones never occur.
+    learns which ones never occur. Images without a label are seen and teach nothing.
     """
 
     batch_size = 64
@@ -27,7 +27,7 @@ class Supervised(Method):
 
     @classmethod
     def check(cls, images: Images, **_: object) -> None:
-        there, n = images.table["label"].unique(), len(images.classes)
+        there, n = images.labelled().table["label"].unique(), len(images.classes)
         if len(there) < 2:
             raise ValueError(f"supervised learns to tell classes apart, but all images here are {there[0]}")
         if n > cls.classes:
@@ -35,4 +35,6 @@ class Supervised(Method):
 
     def loss(self, a: Tensor, b: Tensor, labels: list[Tensor]) -> Tensor:
         logits = torch.cat([self.classifier(self.encoder(x)) for x in (a, b)])  # (2N, K)
-        return F.cross_entropy(logits.float(), torch.cat(labels))
+        labels = torch.cat(labels)  # (2N,), -1 of an image without one
+        known = (labels >= 0).sum().clamp(min=1)
+        return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum") / known

@@ -16,14 +16,13 @@ import pandas as pd
 
 from mednb.datasets import dicom, pixels, privacy
 from mednb.datasets.archive import SHOWN, Archive
-from mednb.datasets.card import Card
+from mednb.datasets.card import UNLABELLED, Card
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
 FILMS = (".tif", ".tiff", ".gif", ".webp", ".nii", ".nii.gz", ".mha", ".mhd")  # of one frame or many
 FILMS += (".avi", ".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".mkv")
 OTHERS = (".csv", ".xlsx", ".xls", ".tsv", ".txt", ".md", ".json", ".xml", ".pdf", ".raw", ".zraw", ".zip", ".gz")
 SPLITS = ("train", "val", "test", "")
-UNKNOWN = "unlabelled"
 AS_TEXT = {"dtype": str, "keep_default_na": False}  # how a table is read: "None" and "NA" may be labels
 AS_TEXT |= {"index_col": False}  # or a comma too many at the ends of lines would shift all columns
 # Columns, in small letters and nothing else, that tell whose an image is.
@@ -240,7 +239,7 @@ class Folder:
         unknown = not inside or (told and (tells(first) or not tells(rest)))
         shown = hidden(file) if told or any(map(tells, masks)) else file
         known = row | {
-            "label": row["label"] or UNKNOWN if "label" in row else (UNKNOWN if unknown else first),
+            "label": row["label"] or UNLABELLED if "label" in row else (UNLABELLED if unknown else first),
             "patient": None if patient is None else privacy.hashed(patient),
         }
         if n == 1:
