@@ -108,6 +108,14 @@ def test_a_point_can_do_without_some_stages(written):
     assert "points.stages: this study has no stage 'segmnt'; did you mean 'segment'?" in said
 
 
+def test_only_datasets_with_labels_are_classified(written):
+    said = wrong(written(("pretrain", "classify"), {"dataset": ["hc18", "hc18+camus"]}))
+    assert "tiny.yml: stages.classify: hc18 has no labels; Choose from phantoms, " in said
+    assert "stages.classify: hc18+camus has no labels" in said
+    for stage, dataset in (("classify", "hc18+phantoms"), ("segment", "hc18")):
+        assert len(read(written(("pretrain", stage), {"dataset": dataset}), without_data=True).runs) == 2
+
+
 def test_only_datasets_with_masks_are_segmented(written):
     said = wrong(written(("pretrain", "segment"), {"dataset": ["phantoms", "iq_othnccd", "head_ct+iq_othnccd"]}))
     sentence = "tiny.yml: stages.segment: iq_othnccd has no masks; Choose from phantoms, phantoms_mammography, "

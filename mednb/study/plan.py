@@ -175,7 +175,7 @@ def read(
         given |= {"data": short(Path(data), cwd)} if data is not None else {}
         at = [(grid | point, names) for point, names in zip(points, only, strict=True)]
         found = runs(at or [(grid, settings["stages"])], stages, given)
-        if wrong := [*(fault for run in found.values() for fault in misset(run.parameters)), *unsegmentable(found)]:
+        if wrong := [*(fault for run in found.values() for fault in misset(run.parameters)), *unanswerable(found)]:
             raise ValueError("\n".join(dict.fromkeys(wrong)))
         if mixed := list(indistinct(found)):
             raise ValueError("\n".join(mixed))
@@ -425,16 +425,23 @@ def in_train(values: dict) -> int:
     return round(0.6 * min(images, values.get("limit") or images))
 
 
-def unsegmentable(found: dict[str, Run]) -> Iterator[str]:
-    """One line for every dataset that is to be segmented without a mask, by its card, and for decoders that lack."""
+def unanswerable(found: dict[str, Run]) -> Iterator[str]:
+    """One line for every dataset that by its card has no label to classify or no mask to segment, and for decoders that
+    lack."""
     from mednb.datasets import DATASETS
+    from mednb.datasets.card import UNLABELLED
 
-    outlined = [name for name, module in DATASETS.items() if not module.CARD.masks.startswith("none")]
-    for run in (run for run in found.values() if run.stage == "segment"):
+    cards = {name: module.CARD for name, module in DATASETS.items()}
+    able = {
+        "classify": ("labels", [name for name, card in cards.items() if card.classes != (UNLABELLED,)]),
+        "segment": ("masks", [name for name, card in cards.items() if not card.masks.startswith("none")]),
+    }
+    for run in (run for run in found.values() if run.stage in able):
         values, start = run.parameters, found[run.after[0]].parameters if run.after else {}
-        if not set(values.get("dataset", outlined[0]).split("+")) & set(outlined):
+        answers, names = able[run.stage]
+        if not set(values.get("dataset", names[0]).split("+")) & set(names):
             name = values["dataset"]
-            yield f"stages.segment: {name} has no masks; {choose(name, outlined)}, or leave the stage out"
+            yield f"stages.{run.stage}: {name} has no {answers}; {choose(name, names)}, or leave the stage out"
         if values.get("initialise") == "encoder-decoder" and "method" in start:
             from mednb.methods import METHODS  # its import takes seconds
 
