@@ -42,7 +42,9 @@ def test_the_map_keeps_two_far_groups_apart_and_repeats_itself():
     h = (centres[np.repeat([0, 1], 30)] + rng.normal(size=(60, 16))).astype(np.float32)
     points = embed.umap(h, seed=1)
     assert points.shape == (60, 2)
-    np.testing.assert_array_equal(points, embed.umap(h, seed=1))
+    longer = h * np.float32([1, 2, 4] * 20)[:, None]  # the same by cosine
+    np.testing.assert_array_equal(points, embed.umap(longer, seed=1))
+    assert (points != embed.umap(h, seed=2)).any()
     within = np.linalg.norm(points[:30] - points[:30].mean(0), axis=1).max()
     assert np.linalg.norm(points[:30].mean(0) - points[30:].mean(0)) > within
 
