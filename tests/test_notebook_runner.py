@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -157,10 +156,8 @@ def test_a_promised_file_must_be_written_by_this_very_run(tmp_path):
     ("end", "why"), [("os._exit(3)", "exit status 3"), ("os.kill(os.getpid(), 9)", "SIGKILL, .* memory ran out")]
 )
 def test_a_dead_kernel_is_noticed_and_its_cell_is_marked(tmp_path, end, why):
-    started = time.monotonic()
     with pytest.raises(RunFailed, match=rf"cell \[3\]: the kernel died, {why}"):
         run(tiny.notebook(tmp_path / "a.ipynb", PARAMETERS, f"import os\n{end}", "2"), {"epochs": 1}, tmp_path / "out")
-    assert time.monotonic() - started < 30
     cells = nbformat.read(tmp_path / "out/notebook.failed.ipynb", 4).cells
     assert [bool(cell.outputs) for cell in cells] == [False, False, True, False]
 
