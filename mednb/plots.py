@@ -927,23 +927,24 @@ def _where(rows: pd.DataFrame, **wanted) -> pd.DataFrame:
 
 
 def _panels(keyed: Sequence[tuple], groups: Mapping[str, list[str]], columns: int = 2) -> tuple[Figure, list[tuple]]:
-    """A figure with a panel for each of the keyed rows; where there are several groups, these are its columns.
+    """A figure with a panel for each of the keyed rows; where there are several groups, these are its columns, up to 4.
 
     Returns it and, for each panel, its Axes, the key, its rows, the heading of the group and its initialisations.
     """
     groups = _cut(groups)
     everywhere = set.intersection(*map(set, groups.values()))
-    columns = len(groups) if len(groups) > 1 else min(len(keyed), columns)
-    lines = -(-len(keyed) * len(groups) // columns)
+    columns = min(len(groups), 4) if len(groups) > 1 else min(len(keyed), columns)
+    cells = -(-len(groups) // columns) * columns if len(groups) > 1 else 1  # of the grid, for each key
+    lines = -(-len(keyed) * cells // columns)
     wide = 3.9 if columns < 3 else 3.3
     figure = Figure(figsize=(max(wide * columns, 4), 0.77 * wide * lines + 0.5), layout="constrained")
     grid, panels = figure.add_gridspec(lines, columns), []
-    for i, ((key, rows), (heading, names)) in enumerate(product(keyed, groups.items())):
+    for (i, (key, rows)), (nth, (heading, names)) in product(enumerate(keyed), enumerate(groups.items())):
         names = [name for name in names if (rows["initialisation"] == name).any()]
         own = set(names) - everywhere
-        if names and (own or not i % len(groups)):  # the first group has shown what is in all of them
+        if names and (own or nth == 0):  # the first group has shown what is in all of them
             same = panels[-1][0] if panels and panels[-1][1] == key else None  # scores are compared on one scale
-            ax = figure.add_subplot(grid[i // columns, i % columns], sharey=same)
+            ax = figure.add_subplot(grid[divmod(i * cells + nth, columns)], sharey=same)
             panels.append((ax, key, rows, heading if own else "", names))
     return figure, panels
 
@@ -976,7 +977,7 @@ def _title(rows: pd.DataFrame, key: tuple) -> str:
 
 def _headed(*lines: str) -> str:
     """The lines that are not empty, as the title of a panel."""
-    return "\n".join(_wrapped(line, 40) for line in lines if line)
+    return "\n".join(_wrapped(line, 34) for line in lines if line)
 
 
 def _listed(names: Iterable) -> str:

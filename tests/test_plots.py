@@ -414,6 +414,11 @@ def test_many_initialisations_of_one_pretraining_set_are_cut_into_panels_that_ca
         assert titles[:3] == ["methoda to methode", "methodf to methodi", "methodj to methodm"]
     assert [len(ax.lines) for ax in drawn[2].axes[:3]] == [6, 5, 5]
     assert len({ax.get_ylim() for ax in drawn[2].axes[:3]}) == 1
+    sets = ("busi+busbra", "mini_mias+hc18", "hc18")
+    names = ["none", *(f"method{letter} same_image on {each}" for each in sets for letter in "abcdef")]
+    figure = plots.lesion_sizes(many(one["cases"]))
+    assert_sound(figure, 6)
+    assert len({ax.get_position().x0 for ax in figure.axes}) == 4  # columns
 
 
 def test_many_initialisations_with_long_names_leave_their_panels_room(rows):

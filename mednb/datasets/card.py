@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 TWIN = "a twin of the official layout"
-UNLABELLED = "unlabelled"  # of an image of which nobody said what it shows; in a mix after its dataset's name
+UNLABELLED = "unlabelled"  # the label of an image of which nobody said what it shows
+
+
+def is_label(name: str) -> bool:
+    """Whether a label says anything. In a mix a label may have its dataset's name before it: "hc18/unlabelled"."""
+    return name.rpartition("/")[2] != UNLABELLED
 
 
 @dataclass(frozen=True)

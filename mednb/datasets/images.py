@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mednb.datasets import duplicates, splits
-from mednb.datasets.card import UNLABELLED, Card
+from mednb.datasets.card import Card, is_label
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +77,7 @@ class Images:
     @property
     def has_label(self) -> np.ndarray:
         """(N,) bool: whether anybody has said what the image shows."""
-        return (self.table["label"].str.rpartition("/")[2] != UNLABELLED).to_numpy()
+        return self.table["label"].map(is_label).to_numpy(bool)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -120,9 +120,9 @@ class Images:
             return self
         if not self.has_label.any():
             raise ValueError(f"no image of {self.name} has a label")
-        counts = {name: count for name, count in self.card.counts.items() if name.rpartition("/")[2] != UNLABELLED}
-        classes = [name for name in self.classes if name.rpartition("/")[2] != UNLABELLED]
-        return replace(self.take(self.has_label), card=replace(self.card, classes=tuple(classes), counts=counts))
+        counts = {name: count for name, count in self.card.counts.items() if is_label(name)}
+        card = replace(self.card, classes=tuple(filter(is_label, self.classes)), counts=counts)
+        return replace(self.take(self.has_label), card=card)
 
     def few(self, fraction: float, seed: int, draw: int = 0) -> Images:
         """A label fraction: this share of the patients of each class, whole, at least one of each.

@@ -429,13 +429,12 @@ def unanswerable(found: dict[str, Run]) -> Iterator[str]:
     """One line for every dataset that by its card has no label to classify or no mask to segment, and for decoders that
     lack."""
     from mednb.datasets import DATASETS
-    from mednb.datasets.card import UNLABELLED
+    from mednb.datasets.card import is_label
 
     cards = {name: module.CARD for name, module in DATASETS.items()}
-    able = {
-        "classify": ("labels", [name for name, card in cards.items() if card.classes != (UNLABELLED,)]),
-        "segment": ("masks", [name for name, card in cards.items() if not card.masks.startswith("none")]),
-    }
+    told = [name for name, card in cards.items() if not card.classes or any(map(is_label, card.classes))]
+    outlined = [name for name, card in cards.items() if not card.masks.startswith("none")]
+    able = {"classify": ("labels", told), "segment": ("masks", outlined)}
     for run in (run for run in found.values() if run.stage in able):
         values, start = run.parameters, found[run.after[0]].parameters if run.after else {}
         answers, names = able[run.stage]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from mednb.datasets import dicom, pixels, privacy
-from mednb.datasets.archive import SHOWN, Archive
+from mednb.datasets.archive import Archive
 from mednb.datasets.card import UNLABELLED, Card
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm")
@@ -196,10 +196,9 @@ class Folder:
             missing |= dict.fromkeys(name for name in (row["image"], *masks) if name not in archive)
             official = {"official": row.pop("split")} if "split" in row else {}
             rows.append(row | {"masks": masks} | official)
-        if missing:
-            more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
-            which = f"{', '.join([*missing][:SHOWN])}{more}, which {'is' if len(missing) == 1 else 'are'}"
-            raise FileNotFoundError(f"{where} names {which} not in {archive.where()}.")
+        archive.faulty(
+            [FileNotFoundError(f"{where} names {name}, which is not in {archive.where()}") for name in missing]
+        )
         return rows
 
     def read_table(self, archive: Archive) -> tuple[str, pd.DataFrame]:
